@@ -1,0 +1,37 @@
+// guard: the list of what this process has on disk and has not finished: temporary files of open outputs, scratch
+// directories. files.c and output.c keep it; files_guard_signals empties it when a signal ends the process.
+//
+// There is no signal handler: the signals are blocked in every thread and one thread waits for them, so that the
+// removal may use any function. It takes the lock and never gives it back; who wants to make, rename or remove a
+// guarded path waits for the lock and so never comes in between.
+#ifndef ASSAY_GUARD_H
+#define ASSAY_GUARD_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+struct guard_entry {
+    struct guard_entry *next, *previous;
+    pid_t owner; // a child process inherits the list, not what is in it
+    bool directory;
+    char path[];
+};
+
+// Hold the lock around making the path and guard_add, and around removing or renaming it and guard_forget.
+void guard_lock(void);
+void guard_unlock(void);
+
+// An entry with a copy of the path, not yet in the list. NULL when memory is exhausted.
+struct guard_entry *guard_entry(const char *path, bool directory);
+void guard_add(struct guard_entry *entry);
+// Takes it out and frees it.
+void guard_forget(struct guard_entry *entry);
+// The directory's entry; NULL when it is none of ours.
+struct guard_entry *guard_find_directory(const char *path);
+// Whether `path` lies in a guarded directory: what is there need not survive a power cut.
+bool guard_is_scratch(const char *path);
+
+// Removes a directory with all its contents; symbolic links are removed, not followed.
+void guard_remove_tree(const char *path);
+
+#endif

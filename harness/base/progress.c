@@ -1,0 +1,62 @@
+#include "harness/base/progress.h"
+
+#include <stdio.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { BAR = 30 };
+
+double progress_clock(void)
+{
+    struct timespec now = {0};
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static void show(struct progress *progress, bool terminal, double now)
+{
+    const double share = progress->total ? (double)progress->done / (double)progress->total : 1.0;
+    const double spent = now - progress->started;
+    const double left = share > 0 && share < 1 ? spent / share - spent : 0;
+    progress->shown = now;
+    if (!terminal) {
+        fprintf(stderr, "%s: %llu of %llu positions, %.0f s left\n", progress->what,
+                (unsigned long long)progress->done, (unsigned long long)progress->total, left);
+        return;
+    }
+    const int filled = share < 1 ? (int)(share * BAR) : BAR;
+    fprintf(stderr, "\r%-24.24s [%.*s%*s] %llu/%llu  %.0f s left \033[K", progress->what, filled,
+            "##############################", BAR - filled, "", (unsigned long long)progress->done,
+            (unsigned long long)progress->total, left);
+    fflush(stderr);
+}
+
+void progress_start(struct progress *progress, const char *what, uint64_t total, bool quiet)
+{
+    const double now = progress_clock();
+    *progress = (struct progress){.what = what, .total = total, .started = now, .shown = now, .quiet = quiet};
+}
+
+void progress_step(struct progress *progress, uint64_t more)
+{
+    progress->done += more;
+    if (progress->quiet)
+        return;
+    const double now = progress_clock();
+    if (now - progress->shown < 0.2)
+        return;
+    const bool terminal = isatty(STDERR_FILENO);
+    if (terminal || now - progress->shown >= 5)
+        show(progress, terminal, now);
+}
+
+void progress_finish(struct progress *progress)
+{
+    if (progress->quiet)
+        return;
+    if (isatty(STDERR_FILENO)) // the bar makes room for what comes next
+        fprintf(stderr, "\r\033[K");
+    else if (progress->shown > progress->started)
+        fprintf(stderr, "%s: %llu positions in %.1f s\n", progress->what, (unsigned long long)progress->done,
+                progress_clock() - progress->started);
+}

@@ -1,0 +1,484 @@
+#include "harness/judge/checks.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+
+#include "harness/base/floating.h"
+#include "harness/judge/statistic.h"
+
+enum { NUMBERS_MAX = 12 };
+#define UNEXPLAINED_SIGMAS 3.0
+
+// The line being written, with what it is written from.
+struct judging {
+    const struct gate_input *input;
+    const struct comparison *comparison; // may be NULL
+    struct report *report;
+    struct report_check *line;
+    bool out_of_memory;
+};
+
+// --- lines
+
+static const char *kept(struct judging *j, const char *text)
+{
+    j->out_of_memory |= !text;
+    return text ? text : "";
+}
+
+#define PRINT(j, ...) kept(j, arena_print(&(j)->report->arena, __VA_ARGS__))
+
+// A line's verdict only gets worse: PASS, WARN, NOT_RUN, FAIL. What made it worst stands first.
+static void rule(struct judging *j, enum verdict verdict, const char *why)
+{
+    static const int badness[] = {[VERDICT_PASS] = 0, [VERDICT_WARN] = 1, [VERDICT_NOT_RUN] = 2, [VERDICT_FAIL] = 3,
+                                  [VERDICT_ERROR] = 4};
+    struct report_check *line = j->line;
+    const bool worse = badness[verdict] > badness[line->verdict];
+    if (line->verdict == VERDICT_PASS)
+        line->detail = why;
+    else
+        line->detail = worse ? PRINT(j, "%s; %s", why, line->detail) : PRINT(j, "%s; %s", line->detail, why);
+    if (worse)
+        line->verdict = verdict;
+}
+
+// Stands on a line that passes; a line that does not says why instead.
+static void remark(struct judging *j, const char *text)
+{
+    if (j->line->verdict == VERDICT_PASS)
+        j->line->detail = text;
+}
+
+// A value beside its limit; outside it (a NaN is) the line fails. `where` says of what the value is, "" when the name does.
+static void number(struct judging *j, const char *name, double value, enum limit limit, bool at_least, const char *where)
+{
+    const struct policy *policy = j->input->policy;
+    const double bound = policy->limit[limit];
+    const bool ok = at_least ? value >= bound : value <= bound;
+    assert(j->line->n_numbers < NUMBERS_MAX);
+    j->line->numbers[j->line->n_numbers++] = (struct report_number){.name = name, .value = value, .limit = bound,
+        .at_least = at_least, .ok = ok, .reason = policy->reason[limit]};
+    if (!ok)
+        rule(j, VERDICT_FAIL, PRINT(j, "%s %.4g, limit %.4g%s%s", name, value, bound, *where ? ", " : "", where));
+}
+
+static double ratio(double candidate, double expected)
+{
+    if (candidate == expected)
+        return 1.0; // equal bits of an own bundle, 0 of 0 included
+    return expected > 0.0 ? candidate / expected : (double)INFINITY;
+}
+
+// Is `value` further out than the worst so far? A NaN is further out than every number, and stays.
+static bool exceeds(double value, double worst)
+{
+    return value > worst || (isnan(value) && !isnan(worst));
+}
+
+static const char *case_id(const struct judging *j, uint32_t case_index)
+{
+    return j->input->suite->cases[case_index].id;
+}
+
+// --- rows
+
+static bool is_known(const struct policy *policy, enum check check, const char *id, uint32_t position)
+{
+    for (size_t i = 0; i < policy->n_known; i++) {
+        const struct known_deviation *known = &policy->known[i];
+        if (!known->expired && known->check == check && !strcmp(known->case_id, id) &&
+            (known->position < 0 || known->position == (int64_t)position))
+            return true;
+    }
+    return false;
+}
+
+void checks_tally(const struct gate_input *input, enum check check, int64_t case_index, double sigma, struct tally *tally)
+{
+    *tally = (struct tally){0};
+    for (size_t i = 0; i < input->comparison->n_positions; i++) {
+        const struct compared_position *p = &input->comparison->positions[i];
+        if (!p->checks[check] || (case_index >= 0 && p->case_index != (uint32_t)case_index))
+            continue;
+        tally->rows++;
+        tally->agree += p->agreement == AGREE;
+        tally->ties += p->agreement == TIE;
+        tally->near_ties += p->agreement == NEAR_TIE;
+        tally->real_flips += p->agreement == REAL_FLIP;
+        tally->undecidable += p->undecidable;
+        if (p->agreement == NO_PICK) {
+            tally->bad_rows++;
+            tally->bad = tally->bad ? tally->bad : p;
+        } else if (p->agreement != AGREE && (!tally->worst || p->metric.gap > tally->worst->metric.gap)) {
+            tally->worst = p;
+        }
+        if (p->introduced) {
+            const bool known = is_known(input->policy, check, input->suite->cases[p->case_index].id, p->position);
+            tally->known += known;
+            tally->introduced += !known;
+            tally->unexplained += !known && !(p->metric.gap < UNEXPLAINED_SIGMAS * sigma);
+        }
+    }
+}
+
+double checks_sigma(const struct comparison *comparison)
+{
+    if (comparison->distances[ARM_CANDIDATE].rows)
+        return comparison->distances[ARM_CANDIDATE].sigma;
+    double squares = 0.0;
+    for (size_t i = 0; i < comparison->n_positions; i++)
+        squares += comparison->positions[i].metric.noise * comparison->positions[i].metric.noise;
+    return comparison->n_positions ? sqrt(squares / (double)comparison->n_positions) : (double)NAN;
+}
+
+void checks_expected_flips(const struct comparison *comparison, enum check check, double sigma, double *expected, double *sd)
+{
+    double sum = 0.0, variance = 0.0;
+    for (size_t i = 0; i < comparison->n_positions; i++) {
+        const struct compared_position *p = &comparison->positions[i];
+        if (!p->checks[check])
+            continue;
+        // without any noise only an exact tie can flip
+        const double flips = sigma > 0.0 ? statistic_normal_tail(p->metric.margin / sigma) : 0.0;
+        sum += flips;
+        variance += flips * (1.0 - flips);
+    }
+    *expected = sum;
+    *sd = sqrt(variance);
+}
+
+static const char *describe_flip(struct judging *j, const struct compared_position *p)
+{
+    return PRINT(j, "%s position %" PRIu32 ": %" PRId64 " where the reference has %" PRId64 ", gap %.4g nat",
+                 case_id(j, p->case_index), p->position, p->metric.pick, p->metric.top1, p->metric.gap);
+}
+
+// Classes first, then the budget, then whether enough was compared. Sweep, seeded, rollout and flips alike.
+static void judge_rows(struct judging *j, enum check check, enum limit least, const struct tally *tally)
+{
+    const struct policy *policy = j->input->policy;
+    const struct comparison *comparison = j->comparison;
+    if (tally->bad_rows) {
+        const struct compared_position *bad = tally->bad;
+        rule(j, VERDICT_FAIL, PRINT(j, "%" PRIu64 " rows of logits are %s, first %s position %" PRIu32, tally->bad_rows,
+                                    metric_row_class_name(bad->metric.candidate_class != ROW_FINITE
+                                                              ? bad->metric.candidate_class
+                                                              : bad->metric.reference_class),
+                                    case_id(j, bad->case_index), bad->position));
+    }
+    if (tally->rows) {
+        const char *worst = tally->introduced && tally->worst ? describe_flip(j, tally->worst) : "";
+        number(j, "introduced real flips", (double)tally->introduced, LIMIT_INTRODUCED, false, worst);
+        number(j, "unexplained real flips", (double)tally->unexplained, LIMIT_UNEXPLAINED, false, "");
+    }
+    const uint64_t compared = comparison->compared[check], declared = comparison->declared[check];
+    if (compared == 0 || compared < declared)
+        rule(j, VERDICT_NOT_RUN, PRINT(j, "compared %" PRIu64 " of %" PRIu64 " declared", compared, declared));
+    else if (least != LIMIT_COUNT && (double)compared < policy->limit[least])
+        rule(j, VERDICT_NOT_RUN, PRINT(j, "compared %" PRIu64 ", the policy's least is %.0f", compared, policy->limit[least]));
+    else if ((double)comparison->distinct_top1[check] < policy->limit[LIMIT_MIN_TOP1])
+        rule(j, VERDICT_NOT_RUN, PRINT(j, "only %" PRIu64 " distinct reference tokens, the policy's least is %.0f: the text "
+                                       "repeats itself", comparison->distinct_top1[check], policy->limit[LIMIT_MIN_TOP1]));
+    if (tally->known)
+        rule(j, VERDICT_WARN, PRINT(j, "%" PRIu64 " known deviations accepted", tally->known));
+}
+
+static const char *describe_counts(struct judging *j, const struct tally *tally)
+{
+    const char *text = PRINT(j, "%" PRIu64 "/%" PRIu64, tally->agree, tally->rows);
+    const struct { uint64_t n; const char *one, *many; } kinds[] = {
+        {tally->ties, "tie", "ties"}, {tally->near_ties, "near-tie", "near-ties"},
+        {tally->real_flips - tally->introduced, "real flip of the fp16 arm too", "real flips of the fp16 arm too"},
+        {tally->introduced, "introduced real flip", "introduced real flips"},
+        {tally->bad_rows, "row without a pick", "rows without a pick"}};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (kinds[i].n)
+            text = PRINT(j, "%s + %" PRIu64 " %s", text, kinds[i].n, kinds[i].n == 1 ? kinds[i].one : kinds[i].many);
+    return text;
+}
+
+static void check_rows(struct judging *j, enum check check, enum limit least)
+{
+    struct tally tally;
+    checks_tally(j->input, check, TALLY_ALL_CASES, checks_sigma(j->comparison), &tally);
+    j->line->agree = tally.agree;
+    j->line->of = tally.rows;
+    remark(j, tally.worst ? PRINT(j, "%s; largest gap %.4g nat", describe_counts(j, &tally), tally.worst->metric.gap)
+                          : describe_counts(j, &tally));
+    judge_rows(j, check, least, &tally);
+}
+
+// --- the checks
+
+static void check_weights(struct judging *j)
+{
+    const struct audit *audit = j->input->audit;
+    if (!audit) {
+        rule(j, VERDICT_NOT_RUN, "no bundle to audit");
+        return;
+    }
+    j->line->agree = audit->equal;
+    j->line->of = audit->tensors;
+    remark(j, PRINT(j, "%" PRIu64 " codes and %" PRIu64 " scales are what the scheme computes; %" PRIu64 " clamped, %" PRIu64
+                    " subnormal scales", audit->codes, audit->scales, audit->clamped, audit->subnormal_scales));
+    if (audit->tensors == 0)
+        rule(j, VERDICT_NOT_RUN, "no tensor was compared");
+    for (size_t i = 0; i < audit->n_findings; i++) {
+        if (i == 3) {
+            rule(j, VERDICT_FAIL, PRINT(j, "and %zu more", audit->n_findings - i));
+            break;
+        }
+        rule(j, VERDICT_FAIL, PRINT(j, "%s: %s", audit->findings[i].object, audit->findings[i].what));
+    }
+}
+
+static void check_sweep(struct judging *j)
+{
+    check_rows(j, CHECK_SWEEP, LIMIT_MIN_SWEEP);
+}
+
+static double state_ratio(const struct compared_state *s)
+{
+    return ratio(s->candidate.error, s->expected.error);
+}
+
+// The largest ratio (or a bad class) among the end states of whole runs or of seeded decodes.
+static void judge_states(struct judging *j, bool seeded, enum limit ratio_limit)
+{
+    const struct compared_state *worst = NULL, *worst_error = NULL, *bad = NULL;
+    size_t n_bad = 0;
+    for (size_t i = 0; i < j->comparison->n_states; i++) {
+        const struct compared_state *s = &j->comparison->states[i];
+        if (s->seeded != seeded)
+            continue;
+        const enum row_class class = s->candidate.candidate_class;
+        if (class == ROW_NAN || class == ROW_INFINITE || (class == ROW_ZERO && s->candidate.reference_class != ROW_ZERO)) {
+            bad = bad ? bad : s;
+            n_bad++;
+        }
+        if (s->has_expected && (!worst || exceeds(state_ratio(s), state_ratio(worst))))
+            worst = s;
+        if (!worst_error || exceeds(s->candidate.error, worst_error->candidate.error))
+            worst_error = s;
+    }
+    char name[48];
+    if (bad)
+        rule(j, VERDICT_FAIL, PRINT(j, "%zu states are %s, first %s of %s", n_bad,
+                                    metric_row_class_name(bad->candidate.candidate_class),
+                                    state_name(bad->layer, bad->kind, name), case_id(j, bad->case_index)));
+    if (worst)
+        number(j, "state error / expected", state_ratio(worst), ratio_limit, false,
+               PRINT(j, "%s of %s: error %.3g, expected %.3g", state_name(worst->layer, worst->kind, name),
+                     case_id(j, worst->case_index), worst->candidate.error, worst->expected.error));
+    if (worst_error)
+        number(j, "state error", worst_error->candidate.error, LIMIT_CAP_STATE, false,
+               PRINT(j, "%s of %s", state_name(worst_error->layer, worst_error->kind, name),
+                     case_id(j, worst_error->case_index)));
+    if (worst_error && !worst)
+        rule(j, VERDICT_WARN, "no `expected` arm: judged by the policy's caps alone");
+}
+
+static void check_seeded(struct judging *j)
+{
+    check_rows(j, CHECK_SEEDED, LIMIT_COUNT);
+    judge_states(j, true, LIMIT_RATIO_SEEDED_STATE);
+}
+
+static void check_state(struct judging *j)
+{
+    const struct comparison *comparison = j->comparison;
+    j->line->of = comparison->compared[CHECK_STATE];
+    for (size_t i = 0; i < comparison->n_states; i++) {
+        const struct compared_state *s = &comparison->states[i];
+        j->line->agree += !s->seeded && s->candidate.error <= j->input->policy->limit[LIMIT_CAP_STATE] &&
+                          (!s->has_expected || state_ratio(s) <= j->input->policy->limit[LIMIT_RATIO_STATE]);
+    }
+    remark(j, "end states within the limits");
+    judge_states(j, false, LIMIT_RATIO_STATE);
+    if (j->line->of == 0 || j->line->of < comparison->declared[CHECK_STATE])
+        rule(j, VERDICT_NOT_RUN, PRINT(j, "compared %" PRIu64 " of %" PRIu64 " declared states", j->line->of,
+                                       comparison->declared[CHECK_STATE]));
+}
+
+static void check_rollout(struct judging *j)
+{
+    const struct comparison *comparison = j->comparison;
+    const struct compared_rollout *broken = NULL;
+    uint64_t diverged = 0, strict = 0;
+    for (size_t i = 0; i < comparison->n_rollouts; i++) {
+        const struct compared_rollout *rollout = &comparison->rollouts[i];
+        diverged += rollout->equal < rollout->n;
+        strict += rollout->strict;
+        if (rollout->strict && rollout->equal < rollout->n && !broken)
+            broken = rollout;
+    }
+    struct tally tally;
+    checks_tally(j->input, CHECK_ROLLOUT, TALLY_ALL_CASES, checks_sigma(comparison), &tally);
+    j->line->of = comparison->n_rollouts;
+    j->line->agree = comparison->n_rollouts - diverged;
+    remark(j, PRINT(j, "%s tokens; %" PRIu64 " prompts with every margin over the floor, all identical",
+                    describe_counts(j, &tally), strict));
+    if (broken && tally.bad_rows == 0)
+        rule(j, VERDICT_FAIL, PRINT(j, "%s: %" PRIu32 "/%" PRIu32 " where every reference margin is over the floor, first "
+                                    "divergence at token %" PRIu32, case_id(j, broken->case_index), broken->equal, broken->n,
+                                    broken->first_divergence + 1));
+    if (comparison->n_rollouts)
+        number(j, "share of diverged prompts", (double)diverged / (double)comparison->n_rollouts, LIMIT_ROLLOUT_DIVERGED, false,
+               "");
+    judge_rows(j, CHECK_ROLLOUT, LIMIT_MIN_ROLLOUTS, &tally);
+}
+
+static void check_flips(struct judging *j)
+{
+    const double sigma = checks_sigma(j->comparison);
+    double expected, sd;
+    struct tally tally;
+    check_rows(j, CHECK_FLIPS, LIMIT_MIN_FLIPS);
+    checks_expected_flips(j->comparison, CHECK_FLIPS, sigma, &expected, &sd);
+    checks_tally(j->input, CHECK_FLIPS, TALLY_ALL_CASES, sigma, &tally);
+    if (tally.rows == 0)
+        return;
+    // real flips that the fp16 arm makes, too, are the reference's resolution and not this bundle's noise
+    const double flips = (double)(tally.ties + tally.near_ties + tally.introduced + tally.known);
+    number(j, "flips over those that noise explains, in deviations", flips <= expected ? 0.0 : (flips - expected) / sd,
+           LIMIT_SHAPE_SD, false, PRINT(j, "%.0f flips, %.1f +- %.1f explained by sigma %.4g", flips, expected, sd, sigma));
+}
+
+static void judge_coverage(struct judging *j, const struct distance *d)
+{
+    uint32_t low = 0, high = 0, first, end;
+    double slope[METRIC_BINS];
+    for (uint32_t bin = 0; bin < METRIC_BINS; bin++) {
+        slope[bin] = metric_coverage_slope(&d->coverage, bin);
+        if (exceeds(-slope[bin], -slope[low]))
+            low = bin;
+        if (exceeds(slope[bin], slope[high]))
+            high = bin;
+    }
+    metric_coverage_bin(j->comparison->vocabulary, low, &first, &end);
+    number(j, "smallest head slope", slope[low], LIMIT_SLOPE_LOW, true, PRINT(j, "ids %" PRIu32 " to %" PRIu32, first, end - 1));
+    metric_coverage_bin(j->comparison->vocabulary, high, &first, &end);
+    number(j, "largest head slope", slope[high], LIMIT_SLOPE_HIGH, false, PRINT(j, "ids %" PRIu32 " to %" PRIu32, first, end - 1));
+}
+
+static void check_distance(struct judging *j)
+{
+    const struct comparison *comparison = j->comparison;
+    const struct distance *d = &comparison->distances[ARM_CANDIDATE], *e = &comparison->distances[ARM_EXPECTED];
+    struct tally tally;
+    checks_tally(j->input, CHECK_DISTANCE, TALLY_ALL_CASES, checks_sigma(comparison), &tally);
+    j->line->of = tally.rows;
+    j->line->agree = tally.agree;
+    remark(j, PRINT(j, "sigma %.4g, RMS %.4g, KL mean %.3g, p99 %.3g, max %.3g%s", d->sigma, d->rms, d->kl_mean, d->kl_p99,
+                    d->kl_max, e->rows ? PRINT(j, "; expected: sigma %.4g, KL mean %.3g", e->sigma, e->kl_mean) : ""));
+    if (d->rows) {
+        judge_coverage(j, d);
+        if (e->rows) {
+            number(j, "sigma / expected", ratio(d->sigma, e->sigma), LIMIT_RATIO_SIGMA, false, "");
+            number(j, "RMS / expected", ratio(d->rms, e->rms), LIMIT_RATIO_RMS, false, "");
+            number(j, "mean KL / expected", ratio(d->kl_mean, e->kl_mean), LIMIT_RATIO_KL_MEAN, false, "");
+            number(j, "p99 KL / expected", ratio(d->kl_p99, e->kl_p99), LIMIT_RATIO_KL_P99, false, "");
+        } else {
+            rule(j, VERDICT_WARN, "no `expected` arm: judged by the policy's caps alone");
+        }
+        number(j, "sigma", d->sigma, LIMIT_CAP_SIGMA, false, "");
+        number(j, "RMS", d->rms, LIMIT_CAP_RMS, false, "");
+        number(j, "mean KL", d->kl_mean, LIMIT_CAP_KL_MEAN, false, "");
+        number(j, "p99 KL", d->kl_p99, LIMIT_CAP_KL_P99, false, "");
+    }
+    if (tally.bad_rows)
+        rule(j, VERDICT_FAIL, PRINT(j, "%" PRIu64 " rows of logits are %s", tally.bad_rows,
+                                    metric_row_class_name(tally.bad->metric.candidate_class)));
+    const uint64_t declared = comparison->declared[CHECK_DISTANCE];
+    if (tally.rows == 0 || tally.rows < declared || (double)tally.rows < j->input->policy->limit[LIMIT_MIN_DISTANCE])
+        rule(j, VERDICT_NOT_RUN, PRINT(j, "compared %" PRIu64 " of %" PRIu64 " declared, the policy's least is %.0f", tally.rows,
+                                       declared, j->input->policy->limit[LIMIT_MIN_DISTANCE]));
+    else if ((double)comparison->distinct_top1[CHECK_DISTANCE] < j->input->policy->limit[LIMIT_MIN_TOP1])
+        rule(j, VERDICT_NOT_RUN, "the text repeats itself");
+}
+
+// The same engine twice: bit-equal for our own; a foreign one may round otherwise on another path, but not flip.
+static void judge_second_run(struct judging *j, enum check check, const char *what)
+{
+    const bool own = j->input->kind == ENGINE_OWN || check == CHECK_DETERMINISM;
+    const struct compared_rows *bad = NULL;
+    uint64_t compared = 0, equal = 0;
+    for (size_t i = 0; i < j->comparison->n_rows; i++) {
+        const struct compared_rows *rows = &j->comparison->rows[i];
+        if (rows->check != check)
+            continue;
+        compared += rows->rows;
+        equal += rows->equal;
+        const bool ok = own ? rows->equal == rows->rows && (!rows->has_state || rows->state_equal) : rows->real_flips == 0;
+        bad = ok || bad ? bad : rows;
+    }
+    j->line->agree = equal;
+    j->line->of = compared;
+    remark(j, PRINT(j, "%s: rows and end states %s", what, own ? "bit-equal" : "without a real flip"));
+    if (bad)
+        rule(j, VERDICT_FAIL, PRINT(j, "%s: %s gives %" PRIu32 " of %" PRIu32 " rows equal, %" PRIu32 " real flips, end states "
+                                    "%s", case_id(j, bad->case_index), what, bad->equal, bad->rows, bad->real_flips,
+                                    !bad->has_state ? "absent" : bad->state_equal ? "equal" : "different"));
+    if (compared == 0 || compared < j->comparison->declared[check])
+        rule(j, VERDICT_NOT_RUN, PRINT(j, "compared %" PRIu64 " of %" PRIu64 " rows", compared, j->comparison->declared[check]));
+}
+
+static void check_determinism(struct judging *j)
+{
+    judge_second_run(j, CHECK_DETERMINISM, "a second run");
+}
+
+static void check_paths(struct judging *j)
+{
+    judge_second_run(j, CHECK_PATHS, "S=1 saved and restored");
+}
+
+static void (*const judges[CHECK_COUNT])(struct judging *) = {
+    [CHECK_WEIGHTS] = check_weights, [CHECK_SWEEP] = check_sweep, [CHECK_SEEDED] = check_seeded,
+    [CHECK_ROLLOUT] = check_rollout, [CHECK_FLIPS] = check_flips, [CHECK_DISTANCE] = check_distance,
+    [CHECK_STATE] = check_state, [CHECK_DETERMINISM] = check_determinism, [CHECK_PATHS] = check_paths,
+};
+
+// --- lines per case: the count of each case, "16/16", "15/16 + 1 near-tie"
+
+static void judge_case(struct judging *j, enum check check, uint32_t case_index)
+{
+    struct tally tally;
+    checks_tally(j->input, check, case_index, checks_sigma(j->comparison), &tally);
+    j->line->agree = tally.agree;
+    j->line->of = tally.rows;
+    j->line->detail = describe_counts(j, &tally);
+    if (tally.rows == 0)
+        rule(j, VERDICT_NOT_RUN, "nothing compared");
+    else if (tally.bad_rows || (double)tally.introduced > j->input->policy->limit[LIMIT_INTRODUCED])
+        j->line->verdict = VERDICT_FAIL;
+    else if (tally.known)
+        j->line->verdict = VERDICT_WARN;
+}
+
+int checks_judge(struct report *report, const struct gate_input *input, enum check check, struct report_check *per_case,
+                 size_t *n_per_case, struct error *error)
+{
+    struct judging j = {.input = input, .comparison = input->comparison, .report = report,
+        .line = &report->checks[report->n_checks++]};
+    *j.line = (struct report_check){.check = check, .case_id = "", .verdict = VERDICT_PASS, .detail = ""};
+    j.line->numbers = arena_alloc(&report->arena, NUMBERS_MAX, sizeof *j.line->numbers);
+    if (!j.line->numbers)
+        return error_set(error, ERROR_RUNTIME, "out of memory");
+    if (check != CHECK_WEIGHTS && !input->comparison)
+        rule(&j, VERDICT_NOT_RUN, "nothing was recorded");
+    else
+        judges[check](&j);
+    const bool has_rows = check >= CHECK_SWEEP && check <= CHECK_FLIPS;
+    for (size_t i = 0; has_rows && input->comparison && i < input->suite->n_cases; i++) {
+        if (!input->suite->cases[i].checks[check])
+            continue;
+        j.line = &per_case[(*n_per_case)++];
+        *j.line = (struct report_check){.check = check, .case_id = input->suite->cases[i].id, .verdict = VERDICT_PASS};
+        judge_case(&j, check, (uint32_t)i);
+    }
+    return j.out_of_memory ? error_set(error, ERROR_RUNTIME, "out of memory") : 0;
+}

@@ -1,0 +1,117 @@
+// compare: how far apart, and where? Joins the traces of one engine with the reference's, case by case, and measures; an outer
+// join: a missing trace or row is a finding of its own. Decides nothing.
+#ifndef ASSAY_COMPARE_H
+#define ASSAY_COMPARE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "harness/base/arena.h"
+#include "harness/base/error.h"
+#include "harness/judge/metric.h"
+#include "harness/run/suite.h"
+#include "harness/run/trace.h"
+
+// The four arms of one comparison: directories with the traces that record.h names. fp16 and expected may be NULL (then the
+// checks that need them are NOT_RUN).
+enum arm { ARM_CANDIDATE, ARM_FP16, ARM_EXPECTED, ARM_COUNT };
+
+struct compare_request {
+    const struct suite *suite;
+    const char *reference;         // directory
+    const char *arms[ARM_COUNT];   // directories
+    double floor;                  // nats; classification of a disagreement is data of the policy, handed through
+    double reference_error;        // nats
+    bool checks[CHECK_COUNT];      // what was recorded for the candidate
+};
+
+enum agreement { AGREE, TIE, NEAR_TIE, REAL_FLIP, NO_PICK };
+const char *agreement_name(enum agreement agreement);
+
+// One compared row. The same row may serve several checks.
+struct compared_position {
+    uint32_t case_index;
+    uint32_t position;          // absolute: tokens before this row's token
+    bool seeded;                // from CASE.seeded
+    bool checks[CHECK_COUNT];   // sweep, seeded, rollout, flips, distance that count it
+    bool undecidable;           // the reference's own margin is under the floor
+    struct metric_position metric;           // candidate against reference
+    enum agreement agreement;                // of the candidate
+    enum agreement fp16_agreement;           // of the fp16 arm at this position; NO_PICK when it has no such row
+    bool has_fp16;
+    bool introduced;            // real flip where the fp16 arm makes none
+};
+
+// Distances of one arm over the rows that serve `distance`.
+struct distance {
+    uint64_t rows;
+    double rms, max_abs;        // over all logits
+    double sigma;               // sigma_c: RMS over rows of metric.noise
+    double kl_mean, kl_p99, kl_max;
+    struct metric_coverage coverage;
+};
+
+struct compared_state {
+    uint32_t case_index;
+    bool seeded;                // after the seeded decode, else the end of the whole run
+    uint32_t layer;
+    enum state_kind kind;
+    struct metric_tensor candidate, expected; // against the reference
+    bool has_expected;
+};
+
+struct compared_rollout {
+    uint32_t case_index;
+    uint32_t n, equal;          // generated tokens, picks equal to the reference's
+    uint32_t first_divergence;  // index of the first different pick; n when identical
+    bool strict;                // every reference margin of the n is over the floor: n/n is demanded
+};
+
+struct compared_rows {          // determinism and paths: the same engine twice
+    uint32_t case_index;
+    enum check check;
+    uint32_t rows, equal;       // rows bit-equal
+    bool state_equal;           // end states bit-equal
+    bool has_state;
+    uint32_t real_flips;        // picks that differ with a gap over the floor
+};
+
+struct missing {                // a row or trace that the suite declares and the candidate did not give
+    uint32_t case_index;
+    enum check check;
+    uint32_t rows;              // how many
+    const char *why;
+};
+
+struct comparison {
+    struct arena arena;
+    size_t n_positions;
+    struct compared_position *positions;   // by case, then position; seeded rows after whole ones
+    struct distance distances[ARM_COUNT];
+    size_t n_states;
+    struct compared_state *states;
+    size_t n_rollouts;
+    struct compared_rollout *rollouts;
+    size_t n_rows;
+    struct compared_rows *rows;
+    size_t n_missing;
+    struct missing *missing;
+    uint64_t class_count[ROW_CONSTANT + 1]; // candidate rows of every trace, compared or not
+    uint64_t declared[CHECK_COUNT];         // rows (prompts for rollout) that the suite declares
+    uint64_t compared[CHECK_COUNT];
+    uint64_t distinct_top1[CHECK_COUNT];    // distinct reference top-1 ids among the compared rows
+    struct trace_contract reference, candidate; // of the first pair; strings in the arena
+    uint32_t vocabulary;                        // V
+};
+
+// Traces that are not comparable end it with ERROR_CONTRACT or ERROR_INPUT; absent ones of the candidate become `missing`.
+int compare_suite(struct comparison **comparison, const struct compare_request *request, struct error *error);
+
+// Two trace files alone (`assay compare`): every row serves `flips` and `distance`, end states serve `state`. `suite` receives
+// a suite of one case, named after the candidate's file, that lives in the comparison.
+int compare_traces(struct comparison **comparison, const char *reference, const char *candidate, double floor,
+                   double reference_error, const struct suite **suite, struct error *error);
+void compare_close(struct comparison **comparison);
+
+#endif

@@ -1,0 +1,30 @@
+// measure: from the traces of one case to the rows of a comparison. The part of compare.c that reads tensors.
+#ifndef ASSAY_MEASURE_H
+#define ASSAY_MEASURE_H
+
+#include "harness/judge/compare.h"
+#include "harness/judge/join.h"
+
+// A comparison being built. Rooms are made once for the whole suite (compare.c), so nothing here allocates but for states.
+struct measuring {
+    const struct compare_request *request;
+    struct comparison *comparison;
+    uint32_t case_index;
+    size_t room;                      // of comparison->positions
+    double *kl[ARM_COUNT];            // [room] per row of `distance`
+    double squares[ARM_COUNT], noise_squares[ARM_COUNT];
+    float *reference_row, *arm_row;   // [V]
+    unsigned char *seen[CHECK_COUNT]; // [V] reference top-1 ids met
+};
+
+// Every row of a whole run that serves a check, its rollout, and its end states.
+int measure_whole(struct measuring *m, const struct joined *joined, struct error *error);
+// Every row of a seeded decode and the states after it.
+int measure_seeded(struct measuring *m, const struct joined *joined, struct error *error);
+// The candidate's whole run against a second run of the same tokens: `purpose` "again" or "restored".
+int measure_second_run(struct measuring *m, const struct trace *whole, enum check check, const char *purpose,
+                       struct error *error);
+// What the suite declares and the candidate did not give.
+void measure_missing(struct measuring *m, enum check check, uint32_t rows, const char *why);
+
+#endif

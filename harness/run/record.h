@@ -1,0 +1,65 @@
+// record: runs one engine over a suite and leaves one trace per case and purpose. Which numbers, in what order?
+// Nothing here computes or judges.
+//
+// In DIRECTORY, for every case that asks for it:
+//   CASE.safetensors            zero state, all tokens S=1, teacher-forced, then the case's `rollout` more; end state
+//                               (sweep, rollout, flips, distance, state: the same rows whichever is asked for)
+//   CASE.prefix.safetensors     reference only: the first n - seeded tokens, end state: the seed
+//   CASE.seeded.safetensors     the last `seeded` tokens from the reference's state, end state
+//   CASE.again.safetensors      determinism: the whole run a second time, after other work
+//   CASE.middle.safetensors     paths: the first half (rounded down) of the whole run, with the state there
+//   CASE.restored.safetensors   paths: the second half, by the engine after a reset and that state loaded
+// The reference writes neither `again`, `middle` nor `restored`: nobody compares it with itself; for determinism and
+// paths it leaves the whole run that the others follow. A whole run of a single token has no middle, hence no
+// `restored`.
+//
+// A trace that continues a state names the file it came from: start = its SHA-256, position = its positions. A state
+// of another model (hashes that both state, or shapes) is refused.
+//
+// Rollout: the reference generates greedily, past stop tokens (contract: generated = rollout). A row with a NaN, an
+// infinity or fewer than two distinct values has no pick: the reference then fails with ERROR_RUNTIME. Every other
+// engine is fed the reference's continuation; where its own pick differs, the reference's token is forced and it goes
+// on. A free greedy run is the same up to its first divergence, so the picks of this trace tell both.
+#ifndef ASSAY_RECORD_H
+#define ASSAY_RECORD_H
+
+#include "harness/base/error.h"
+#include "harness/base/progress.h"
+#include "harness/run/engine.h"
+#include "harness/run/suite.h"
+#include "harness/run/trace.h"
+
+struct record {
+    const char *directory;          // made when missing
+    const char *reference;          // directory of the reference's traces; NULL: this is the reference
+    struct trace_contract contract; // engine fields and start are filled in per trace
+    enum dtype logits;              // DTYPE_F32, or DTYPE_F16 for engines with half logits
+    bool checks[CHECK_COUNT];       // what to serve with this engine
+    bool quiet;
+};
+
+// Runs `suite` on `engine`. Traces that exist already are overwritten. On failure the trace in progress leaves
+// nothing. ERROR_INPUT: a case id that ends like the purpose of another file ("a.again"), a missing reference trace;
+// ERROR_CONTRACT: a reference trace of other tokens or another model; ERROR_USAGE: a case longer than the engine's
+// capacity.
+int record_suite(const struct record *record, const struct suite *suite, struct engine *engine, struct error *error);
+// Positions (steps) that record_suite will run: for the progress bar.
+uint64_t record_positions(const struct record *record, const struct suite *suite);
+
+// One run, for `assay trace`: tokens teacher-forced, then `generate` more that the engine picks itself, to one trace
+// file. `from` (may be NULL) is a trace with a state to start from. record->directory, reference and checks are not
+// used. ERROR_INPUT: no tokens, more positions than the model allows; ERROR_USAGE: more than the engine has room for.
+struct record_run {
+    const uint32_t *tokens;
+    uint32_t n, generate;
+    enum tap_level taps;
+    bool state;
+    const char *from;
+};
+int record_run(const struct record *record, const struct record_run *run, struct engine *engine, const char *path,
+               struct error *error);
+
+// DIR/CASE[.purpose].safetensors in the arena; purpose NULL or "" for the whole run. NULL when memory is exhausted.
+char *record_path(struct arena *arena, const char *directory, const char *case_id, const char *purpose);
+
+#endif

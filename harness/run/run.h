@@ -1,0 +1,33 @@
+// run: one run of one engine, to one trace. What record.h is made of; no other module needs it.
+#ifndef ASSAY_RUN_H
+#define ASSAY_RUN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "harness/base/error.h"
+#include "harness/base/progress.h"
+#include "harness/run/engine.h"
+#include "harness/run/trace.h"
+
+struct run {
+    const struct trace_contract *contract; // who runs what; engine, mode, start, position and generated are filled in
+    enum dtype logits;
+    const char *path;       // of the trace
+    const char *from;       // the trace whose end state is the start; NULL: zero state
+    const uint32_t *tokens; // [n] given
+    uint32_t n, generate;   // n >= 1; generate: more tokens, picked by the engine itself
+    enum tap_level taps;
+    bool state;
+    const char *branch_path; // a second trace, of the first `branch` <= n tokens and with the state there; NULL: none
+    uint32_t branch;
+};
+
+// Steps the engine from its start through all tokens. The branch is committed on the way, the trace at the end; on
+// failure the one in progress leaves nothing.
+int run_record(const struct run *run, struct engine *engine, struct progress *progress, struct error *error);
+
+// ERROR_CONTRACT when trace and contract both state a weights or config hash and they differ.
+int run_check_hashes(const struct trace *trace, const struct trace_contract *contract, struct error *error);
+
+#endif

@@ -1,0 +1,40 @@
+// state: what a model remembers between two steps, as one object that can be saved, loaded, stored and compared.
+//
+// Layouts of fixtures/oracles/README.md: k, v [Hkv, position, dh] (keys after norm and RoPE), conv [d, K-1] columns
+// of B*x, oldest first, zero where the sequence has not begun. Values are fp32; an engine with fp16 states widens on
+// save (exact) and rounds to nearest-even on load.
+#ifndef ASSAY_STATE_H
+#define ASSAY_STATE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "harness/base/arena.h"
+#include "harness/base/error.h"
+#include "harness/model/config.h"
+
+enum state_kind { STATE_K, STATE_V, STATE_CONV };
+const char *state_kind_name(enum state_kind kind); // "k", "v", "conv"
+
+struct state_tensor {
+    uint32_t layer;
+    enum state_kind kind;
+    uint32_t rank;
+    uint64_t shape[3];
+    uint64_t elements;
+    float *data;
+};
+
+struct state {
+    uint32_t position; // tokens consumed
+    size_t n;
+    struct state_tensor *tensors; // by layer; k before v
+};
+
+// A zeroed state of the right shapes after `position` tokens, in the arena.
+int state_make(struct arena *arena, const struct config *config, uint32_t position, struct state *state,
+               struct error *error);
+// "state.2.k"
+const char *state_name(uint32_t layer, enum state_kind kind, char text[48]);
+
+#endif

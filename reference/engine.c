@@ -1,0 +1,85 @@
+#include "reference/engine.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "harness/base/floating.h"
+#include "reference/lfm2.h"
+#include "reference/linear.h"
+
+struct reference {
+    struct engine engine; // first: the socket's pointer is ours
+    struct lfm2 *lfm2;
+};
+
+static void reset(struct engine *engine)
+{
+    lfm2_reset(((struct reference *)engine)->lfm2);
+    engine->position = 0;
+}
+
+static int step(struct engine *engine, uint32_t token, const struct tap_sink *taps, const float **logits,
+                struct error *error)
+{
+    if (token >= engine->config->vocabulary)
+        return error_set(error, ERROR_INPUT, "token %u is outside the vocabulary, expected 0 to %u", token,
+                         engine->config->vocabulary - 1);
+    if (engine->position >= engine->capacity)
+        return error_set(error, ERROR_USAGE, "%s: no room for position %u, it was opened for %u", engine->name,
+                         engine->position, engine->capacity);
+    struct floating saved;
+    floating_enter(&saved);
+    *logits = lfm2_step(((struct reference *)engine)->lfm2, token, engine->position, taps);
+    floating_leave(&saved);
+    engine->position++;
+    return 0;
+}
+
+static void save(const struct engine *engine, struct state *state)
+{
+    assert(state->position == engine->position);
+    lfm2_save(((const struct reference *)engine)->lfm2, state);
+}
+
+static int load(struct engine *engine, const struct state *state, struct error *error)
+{
+    const int code = lfm2_load(((struct reference *)engine)->lfm2, state, error);
+    if (!code)
+        engine->position = state->position;
+    return code;
+}
+
+static void close_reference(struct engine *engine)
+{
+    lfm2_close(&((struct reference *)engine)->lfm2);
+    free(engine);
+}
+
+static const struct engine_class reference_class = {"reference", reset, step, save, load, close_reference};
+
+int reference_open(struct engine **engine, const struct model *model, const struct reference_options *options,
+                   struct error *error)
+{
+    *engine = NULL;
+    struct reference *opened = calloc(1, sizeof *opened);
+    if (!opened)
+        return error_set(error, ERROR_RUNTIME, "reference: no memory");
+    struct linear linear;
+    linear_open(&linear, options->isa, options->pool);
+    struct floating saved;
+    floating_enter(&saved);
+    const int code = lfm2_open(&opened->lfm2, model, &linear, options->capacity, error);
+    floating_leave(&saved);
+    if (code) {
+        free(opened);
+        return code;
+    }
+    opened->engine = (struct engine){.class = &reference_class,
+                                     .config = &model->config,
+                                     .capacity = options->capacity,
+                                     .name = options->name,
+                                     .device = "cpu",
+                                     .precision = "float32"};
+    *engine = &opened->engine;
+    return 0;
+}

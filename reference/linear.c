@@ -1,0 +1,143 @@
+#include "reference/linear.h"
+
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#include "harness/base/floating.h"
+#include "reference/linear_kernels.h"
+
+// A range of rows with fewer multiplications (some 20 microseconds) is not worth handing to another thread.
+enum { MULTIPLICATIONS_PER_RANGE = 1 << 18 };
+
+size_t linear_split_size(uint32_t n)
+{
+    return ((size_t)n + LINEAR_LANES - 1) / LINEAR_LANES * LINEAR_LANES;
+}
+
+void linear_input_set(struct linear_input *input, const float *x, uint32_t n)
+{
+    const size_t whole = n - n % LINEAR_LANES;
+    input->n = n;
+    input->x = x;
+    for (size_t lane = 0; lane < LINEAR_LANES; lane++)
+        input->tail[lane] = whole + lane < n ? x[whole + lane] : 0.0f;
+    for (size_t block = 0; input->split && block < n; block += LINEAR_LANES)
+        for (size_t lane = 0; lane < LINEAR_LANES; lane++) {
+            const size_t k = block + lane;
+            input->split[block + linear_split_lane(lane)] = k < n ? x[k] : 0.0f;
+        }
+}
+
+// --- the definition
+
+static float sum_of_lanes(float acc[LINEAR_LANES])
+{
+    for (size_t half = LINEAR_LANES / 2; half >= 1; half /= 2)
+        for (size_t lane = 0; lane < half; lane++)
+            acc[lane] += acc[lane + half];
+    return acc[0];
+}
+
+// Elements k ... k + n - 1 of a row, widened; n <= 32, k a multiple of 32, so that they share one scale.
+static void widen(const struct weight *weight, size_t row, uint32_t k, uint32_t n, float w[LINEAR_LANES])
+{
+    const struct weight before = {.format = weight->format, .cols = k};
+    struct weight part = {.format = weight->format, .rows = 1, .cols = n};
+    part.data = (const unsigned char *)weight->data + row * weight_row_bytes(weight) + weight_row_bytes(&before);
+    if (weight->block) {
+        part.scale = weight->scale + row * (weight->cols / weight->block) + k / weight->block;
+        part.block = n;
+    }
+    weight_row(&part, 0, w);
+}
+
+static void rows_scalar(const struct weight *weight, const struct linear_input *input, size_t first, size_t end,
+                        float *y)
+{
+    for (size_t row = first; row < end; row++) {
+        float acc[LINEAR_LANES] = {0}, w[LINEAR_LANES];
+        for (uint32_t k = 0; k < weight->cols; k += LINEAR_LANES) {
+            const uint32_t left = weight->cols - k, n = left < LINEAR_LANES ? left : LINEAR_LANES;
+            widen(weight, row, k, n, w);
+            for (uint32_t lane = 0; lane < n; lane++)
+                acc[lane] = fmaf(w[lane], input->x[k + lane], acc[lane]);
+        }
+        y[row] = sum_of_lanes(acc);
+    }
+}
+
+void linear_tail(const struct weight *weight, size_t row, bool split, float tail[LINEAR_LANES])
+{
+    const uint32_t n = weight->cols % LINEAR_LANES;
+    float w[LINEAR_LANES];
+    widen(weight, row, weight->cols - n, n, w);
+    for (size_t lane = 0; lane < LINEAR_LANES; lane++)
+        tail[split ? linear_split_lane(lane) : lane] = lane < n ? w[lane] : -0.0f;
+}
+
+// --- the table
+
+const struct linear_kernel linear_kernels[] = {
+    {"scalar", WEIGHT_F32, ISA_SCALAR, rows_scalar},
+    {"scalar", WEIGHT_F16, ISA_SCALAR, rows_scalar},
+    {"scalar", WEIGHT_BF16, ISA_SCALAR, rows_scalar},
+    {"scalar", WEIGHT_Q8, ISA_SCALAR, rows_scalar},
+    {"scalar", WEIGHT_Q4, ISA_SCALAR, rows_scalar},
+#if defined(__x86_64__)
+    {"avx2", WEIGHT_F32, ISA_AVX2, linear_f32_avx2},
+    {"avx2", WEIGHT_F16, ISA_AVX2, linear_f16_avx2},
+    {"avx2", WEIGHT_BF16, ISA_AVX2, linear_bf16_avx2},
+    {"avx2", WEIGHT_Q8, ISA_AVX2, linear_q8_avx2},
+    {"avx2", WEIGHT_Q4, ISA_AVX2, linear_q4_avx2},
+    {"avx512", WEIGHT_F32, ISA_AVX512, linear_f32_avx512},
+    {"avx512", WEIGHT_F16, ISA_AVX512, linear_f16_avx512},
+    {"avx512", WEIGHT_BF16, ISA_AVX512, linear_bf16_avx512},
+    {"avx512", WEIGHT_Q8, ISA_AVX512, linear_q8_avx512},
+    {"avx512", WEIGHT_Q4, ISA_AVX512, linear_q4_avx512},
+#endif
+    {NULL, WEIGHT_NONE, ISA_SCALAR, NULL},
+};
+
+// Does choosing `isa` allow kernels of `kernel`? The x86 sets contain one another.
+static bool includes(enum isa isa, enum isa kernel)
+{
+    return kernel == ISA_SCALAR || kernel == isa || (isa == ISA_AVX512 && kernel == ISA_AVX2);
+}
+
+void linear_open(struct linear *linear, enum isa isa, struct pool *pool)
+{
+    memset(linear, 0, sizeof *linear);
+    linear->pool = pool;
+    for (const struct linear_kernel *kernel = linear_kernels; kernel->name; kernel++)
+        if (includes(isa, kernel->isa) && isa_available(kernel->isa))
+            linear->rows[kernel->format] = kernel->rows;
+}
+
+// --- one layer, over the threads
+
+struct job {
+    linear_fn rows;
+    const struct weight *weight;
+    const float *bias;
+    const struct linear_input *input;
+    float *y;
+};
+
+static void run_rows(void *context, size_t first, size_t end)
+{
+    const struct job *job = context;
+    job->rows(job->weight, job->input, first, end, job->y);
+    if (job->bias)
+        for (size_t row = first; row < end; row++)
+            job->y[row] += job->bias[row];
+}
+
+void linear_run(const struct linear *linear, const struct weight *weight, const float *bias,
+                const struct linear_input *input, float *y)
+{
+    assert(weight->format != WEIGHT_NONE && input->n == weight->cols);
+    struct job job = {linear->rows[weight->format], weight, bias, input, y};
+    const size_t grain = 1 + MULTIPLICATIONS_PER_RANGE / ((size_t)weight->cols + 1);
+    pool_run(linear->pool, weight->rows, grain, run_rows, &job);
+}

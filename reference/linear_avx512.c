@@ -1,0 +1,144 @@
+// AVX-512 (F, BW, VL, DQ): 32 lanes are two registers of sixteen. Bits as linear.c.
+#include <immintrin.h>
+
+#include "reference/linear_kernels.h"
+
+enum { REGISTERS = 2 };
+
+// Elements k ... k+31 of a row, widened, in the order of the kernel's x.
+typedef void (*widen_fn)(const struct weight *weight, size_t row, size_t k, __m512 w[REGISTERS]);
+
+LINEAR_INLINE void widen_f32(const struct weight *weight, size_t row, size_t k, __m512 w[REGISTERS])
+{
+    const float *from = (const float *)weight->data + row * weight->cols + k;
+    w[0] = _mm512_loadu_ps(from);
+    w[1] = _mm512_loadu_ps(from + 16);
+}
+
+LINEAR_INLINE void widen_f16(const struct weight *weight, size_t row, size_t k, __m512 w[REGISTERS])
+{
+    const uint16_t *from = (const uint16_t *)weight->data + row * weight->cols + k;
+    w[0] = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)from));
+    w[1] = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(from + 16)));
+}
+
+// Split order: a bf16 is the upper half of a float, so even elements move up and odd ones stand already in place.
+LINEAR_INLINE void widen_bf16(const struct weight *weight, size_t row, size_t k, __m512 w[REGISTERS])
+{
+    const __m512i pairs = _mm512_loadu_si512((const uint16_t *)weight->data + row * weight->cols + k);
+    w[0] = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+    w[1] = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(-0x10000)));
+}
+
+LINEAR_INLINE __m512 scale_of(const struct weight *weight, size_t row, size_t k)
+{
+    return _mm512_set1_ps(_cvtsh_ss(weight->scale[row * (weight->cols / weight->block) + k / weight->block]));
+}
+
+LINEAR_INLINE void widen_q8(const struct weight *weight, size_t row, size_t k, __m512 w[REGISTERS])
+{
+    const int8_t *from = (const int8_t *)weight->data + row * weight->cols + k;
+    const __m512 scale = scale_of(weight, row, k);
+    for (int i = 0; i < REGISTERS; i++) {
+        const __m128i codes = _mm_loadu_si128((const __m128i *)(const void *)(from + 16 * i));
+        w[i] = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)), scale); // exact
+    }
+}
+
+// Split order: the low nibble of each byte is the even element.
+LINEAR_INLINE void widen_q4(const struct weight *weight, size_t row, size_t k, __m512 w[REGISTERS])
+{
+    const uint8_t *from = (const uint8_t *)weight->data + row * ((weight->cols + (size_t)1) / 2) + k / 2;
+    const __m512 scale = scale_of(weight, row, k);
+    const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)from));
+    const __m512i even = _mm512_srai_epi32(_mm512_slli_epi32(bytes, 28), 28);
+    const __m512i odd = _mm512_srai_epi32(_mm512_slli_epi32(bytes, 24), 28);
+    w[0] = _mm512_mul_ps(_mm512_cvtepi32_ps(even), scale);
+    w[1] = _mm512_mul_ps(_mm512_cvtepi32_ps(odd), scale);
+}
+
+// (l, l+4), (l, l+2), (l, l+1): `low` holds lanes 0-3, `high` lanes 4-7.
+LINEAR_INLINE float sum_of_eight(__m128 low, __m128 high)
+{
+    const __m128 four = _mm_add_ps(low, high);
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+LINEAR_INLINE __m256 sum_of_halves(__m512 sixteen)
+{
+    return _mm256_add_ps(_mm512_castps512_ps256(sixteen), _mm512_extractf32x8_ps(sixteen, 1));
+}
+
+LINEAR_INLINE float sum_natural(const __m512 acc[REGISTERS])
+{
+    const __m256 eight = sum_of_halves(_mm512_add_ps(acc[0], acc[1])); // (l, l+16), (l, l+8)
+    return sum_of_eight(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+}
+
+LINEAR_INLINE float sum_split(const __m512 acc[REGISTERS])
+{
+    const __m256 even = sum_of_halves(acc[0]); // (l, l+16)
+    const __m256 odd = sum_of_halves(acc[1]);
+    const __m128 even4 = _mm_add_ps(_mm256_castps256_ps128(even), _mm256_extractf128_ps(even, 1)); // (l, l+8)
+    const __m128 odd4 = _mm_add_ps(_mm256_castps256_ps128(odd), _mm256_extractf128_ps(odd, 1));
+    return sum_of_eight(_mm_unpacklo_ps(even4, odd4), _mm_unpackhi_ps(even4, odd4));
+}
+
+LINEAR_INLINE void accumulate(__m512 acc[REGISTERS], const __m512 w[REGISTERS], const float *x)
+{
+    acc[0] = _mm512_fmadd_ps(w[0], _mm512_loadu_ps(x), acc[0]);
+    acc[1] = _mm512_fmadd_ps(w[1], _mm512_loadu_ps(x + 16), acc[1]);
+}
+
+LINEAR_INLINE void run(widen_fn widen, bool split, const struct weight *weight, const struct linear_input *input,
+                       size_t first, size_t end, float *y)
+{
+    const size_t whole = weight->cols - weight->cols % LINEAR_LANES;
+    const float *x = split ? input->split : input->x;
+    for (size_t row = first; row < end; row++) {
+        __m512 acc[REGISTERS] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, w[REGISTERS];
+        for (size_t k = 0; k < whole; k += LINEAR_LANES) {
+            widen(weight, row, k, w);
+            accumulate(acc, w, x + k);
+        }
+        if (whole < weight->cols) {
+            float tail[LINEAR_LANES];
+            linear_tail(weight, row, split, tail);
+            w[0] = _mm512_loadu_ps(tail);
+            w[1] = _mm512_loadu_ps(tail + 16);
+            accumulate(acc, w, split ? x + whole : input->tail);
+        }
+        y[row] = split ? sum_split(acc) : sum_natural(acc);
+    }
+}
+
+void linear_f32_avx512(const struct weight *weight, const struct linear_input *input, size_t first, size_t end,
+                       float *y)
+{
+    run(widen_f32, false, weight, input, first, end, y);
+}
+
+void linear_f16_avx512(const struct weight *weight, const struct linear_input *input, size_t first, size_t end,
+                       float *y)
+{
+    run(widen_f16, false, weight, input, first, end, y);
+}
+
+void linear_bf16_avx512(const struct weight *weight, const struct linear_input *input, size_t first, size_t end,
+                        float *y)
+{
+    run(widen_bf16, true, weight, input, first, end, y);
+}
+
+void linear_q8_avx512(const struct weight *weight, const struct linear_input *input, size_t first, size_t end,
+                      float *y)
+{
+    run(widen_q8, false, weight, input, first, end, y);
+}
+
+void linear_q4_avx512(const struct weight *weight, const struct linear_input *input, size_t first, size_t end,
+                      float *y)
+{
+    run(widen_q4, true, weight, input, first, end, y);
+}

@@ -1,0 +1,656 @@
+// The runtime's kernels: the AVX2 twins give the definition's bits, the definition is what arithmetic.md 3 says, and
+// wrong versions of it are seen. A seed is printed; ASSAY_SEED repeats it.
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
+
+#include "harness/base/floating.h"
+#include "harness/base/half.h"
+#include "runtime/kernels.h"
+
+enum { WIDEST = 600, ROWS = 9, GUARD = 16 };
+
+static const struct linear_rule standard = {PRECISION_F32, PRECISION_F32};
+
+// --- inputs
+
+static uint64_t random_state;
+
+static void seed_random(const char *test)
+{
+    const char *given = getenv("ASSAY_SEED");
+    random_state = given ? strtoull(given, NULL, 0) : UINT64_C(0x9E3779B97F4A7C15);
+    fprintf(stderr, "# %s: ASSAY_SEED=0x%llx\n", test, (unsigned long long)random_state);
+}
+
+static uint32_t random_bits(void)
+{
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 7;
+    random_state ^= random_state << 17;
+    return (uint32_t)(random_state >> 32);
+}
+
+static float random_unit(void) // in [-1, 1)
+{
+    return (float)(int32_t)random_bits() * 0x1p-31f;
+}
+
+enum shape {
+    SHAPE_ORDINARY, // about one: what a model holds
+    SHAPE_WIDE,     // any half that is a number: subnormals, both zeros, the largest; sums cancel or overflow
+    SHAPE_ZEROS,    // mostly +0 and -0: signs of zero survive or not
+    SHAPE_TINY,     // subnormal halves only
+    SHAPE_SPECIAL,  // ordinary with a rare Inf and NaN
+    SHAPES
+};
+
+static float shaped(enum shape shape)
+{
+    const uint32_t bits = random_bits();
+    switch (shape) {
+    case SHAPE_WIDE:
+        return half_to_float((uint16_t)((bits & 0x7C00) == 0x7C00 ? bits & 0xBFFF : bits));
+    case SHAPE_ZEROS:
+        return bits % 8 ? (bits & 0x100 ? -0.0f : 0.0f) : half_round(random_unit());
+    case SHAPE_TINY:
+        return half_to_float((uint16_t)(bits & 0x83FF));
+    case SHAPE_SPECIAL:
+        if (bits % 97 == 0)
+            return bits & 0x1000 ? INFINITY : bits & 0x2000 ? -INFINITY : NAN;
+        return half_round(random_unit());
+    default:
+        return half_round(4 * random_unit());
+    }
+}
+
+static void fill(float *x, size_t n, enum shape shape)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = shaped(shape);
+}
+
+// --- outputs: poisoned, with guards before and after
+
+struct guarded {
+    float all[GUARD + WIDEST + GUARD];
+};
+
+static float *poison(struct guarded *guarded)
+{
+    for (size_t i = 0; i < sizeof guarded->all / sizeof *guarded->all; i++)
+        guarded->all[i] = float_from_bits(0xDEADBEEF);
+    return guarded->all + GUARD;
+}
+
+static bool guards_hold(const struct guarded *guarded, size_t n)
+{
+    const size_t end = sizeof guarded->all / sizeof *guarded->all;
+    for (size_t i = 0; i < end; i++)
+        if ((i < GUARD || i >= GUARD + n) && float_to_bits(guarded->all[i]) != 0xDEADBEEF)
+            return false;
+    return true;
+}
+
+// Bits; a NaN equals a NaN where `canonical` is false (sums before their rounding).
+static size_t first_difference(const float *a, const float *b, size_t n, bool canonical)
+{
+    for (size_t i = 0; i < n; i++) {
+        const bool both_nan = !canonical && a[i] != a[i] && b[i] != b[i];
+        if (float_to_bits(a[i]) != float_to_bits(b[i]) && !both_nan)
+            return i;
+    }
+    return n;
+}
+
+static void expect_equal(const float *c, const float *fast, size_t n, bool canonical, const char *what)
+{
+    const size_t i = first_difference(c, fast, n, canonical);
+    cr_assert(i == n, "%s: element %zu of %zu: the definition gives %a (0x%08x), AVX2 %a (0x%08x)", what, i, n,
+              (double)c[i], float_to_bits(c[i]), (double)fast[i], float_to_bits(fast[i]));
+}
+
+static bool tables(struct kernels *c, struct kernels *fast)
+{
+    kernels_init(c, ISA_SCALAR);
+    if (!isa_available(ISA_AVX2))
+        return false;
+    kernels_init(fast, ISA_AVX2);
+    return true;
+}
+
+#define BOTH(c, fast)                                                                                                \
+    struct kernels c, fast;                                                                                          \
+    if (!tables(&c, &fast))                                                                                          \
+    cr_skip_test("this processor has no AVX2")
+
+// --- weights
+
+struct store {
+    float f32[ROWS * WIDEST];
+    uint16_t halves[ROWS * WIDEST], scale[ROWS * WIDEST];
+    uint8_t codes[ROWS * WIDEST];
+};
+
+static struct weight make_weight(struct store *store, enum weight_format format, uint32_t cols, uint32_t block,
+                                 enum shape shape)
+{
+    struct weight w = {.name = "w", .format = format, .rows = ROWS, .cols = cols, .block = block};
+    const bool wild = shape == SHAPE_SPECIAL;
+    for (size_t i = 0; i < (size_t)ROWS * cols; i++) {
+        const float value = shaped(shape);
+        store->f32[i] = value * (1 + 0x1p-20f); // bits that a half does not have
+        store->halves[i] = format == WEIGHT_BF16 ? (uint16_t)(float_to_bits(value) >> 16) : half_from_float(value);
+        store->codes[i] = (uint8_t)random_bits();
+        store->scale[i] =
+            half_from_float(wild && random_bits() % 50 == 0 ? shaped(SHAPE_SPECIAL) : 0.01f * random_unit());
+    }
+    const bool quantized = format == WEIGHT_Q8 || format == WEIGHT_Q4;
+    w.scale = quantized ? store->scale : NULL;
+    w.data = quantized              ? (const void *)store->codes
+             : format == WEIGHT_F32 ? (const void *)store->f32
+                                    : (const void *)store->halves;
+    return w;
+}
+
+static void run_linear(const struct kernels *kernels, const struct weight *w, const float *x, struct linear_rule rule,
+                       float *y)
+{
+    float arranged[WIDEST + 64];
+    kernels->arrange(x, w->cols, arranged);
+    kernels->linear(w, arranged, rule, 1, w->rows, y); // the first row is left alone
+}
+
+static void run_linear_into(const struct kernels *kernels, const struct weight *w, const float *x,
+                            struct linear_rule rule, float *y)
+{
+    float all[ROWS];
+    float arranged[WIDEST + 64];
+    kernels->arrange(x, w->cols, arranged);
+    kernels->linear(w, arranged, rule, 0, w->rows, all);
+    memcpy(y, all, sizeof all);
+}
+
+// Every tail that a group of 64 and a block of 256 can have, and both exact multiples.
+static const uint32_t widths[] = {1,   2,   7,   8,   9,   31,  32,  33,  63,  64,  65,  96,
+                                  127, 128, 191, 192, 255, 256, 257, 320, 448, 511, 544, 576};
+
+static void compare_linear(enum weight_format format, struct linear_rule rule)
+{
+    BOTH(c, fast);
+    static struct store store;
+    static float x[WIDEST];
+    struct guarded slow_y, fast_y;
+    seed_random(weight_format_name(format));
+    for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
+        for (int shape = 0; shape < SHAPES; shape++)
+            for (int per_row = 0; per_row < 2; per_row++) {
+                const uint32_t cols = widths[i];
+                const bool quantized = format == WEIGHT_Q8 || format == WEIGHT_Q4;
+                if ((!quantized && per_row) || (quantized && !per_row && cols % 32))
+                    continue;
+                const struct weight w = make_weight(&store, format, cols, per_row ? cols : 32, (enum shape)shape);
+                char what[96];
+                snprintf(what, sizeof what, "%s, cols %u, shape %d, %s", weight_format_name(format), cols, shape,
+                         per_row ? "a scale a row" : "blocks of 32");
+                fill(x, cols, (enum shape)shape);
+                float *slow = poison(&slow_y), *quick = poison(&fast_y);
+                run_linear(&c, &w, x, rule, slow);
+                run_linear(&fast, &w, x, rule, quick);
+                expect_equal(slow, quick, ROWS, false, what);
+                cr_assert(float_to_bits(quick[0]) == 0xDEADBEEF && guards_hold(&fast_y, ROWS),
+                          "%s: wrote outside its rows", what);
+            }
+}
+
+static const struct linear_rule half_sum = {PRECISION_F16, PRECISION_F32},
+                                half_weights = {PRECISION_F32, PRECISION_F16},
+                                half_both = {PRECISION_F16, PRECISION_F16};
+
+Test(linear, avx2_gives_the_bits_of_c_for_int8)
+{
+    compare_linear(WEIGHT_Q8, standard);
+}
+
+Test(linear, avx2_gives_the_bits_of_c_for_int4)
+{
+    compare_linear(WEIGHT_Q4, standard);
+}
+
+Test(linear, avx2_gives_the_bits_of_c_for_f16)
+{
+    compare_linear(WEIGHT_F16, standard);
+}
+
+Test(linear, avx2_gives_the_bits_of_c_for_bf16)
+{
+    compare_linear(WEIGHT_BF16, standard);
+}
+
+Test(linear, avx2_gives_the_bits_of_c_for_f32)
+{
+    compare_linear(WEIGHT_F32, standard);
+}
+
+Test(linear, avx2_gives_the_bits_of_c_under_every_rule_of_the_plan)
+{
+    const enum weight_format formats[] = {WEIGHT_Q8, WEIGHT_Q4, WEIGHT_F16, WEIGHT_BF16, WEIGHT_F32};
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
+        compare_linear(formats[i], half_sum);
+        compare_linear(formats[i], half_weights);
+        compare_linear(formats[i], half_both);
+    }
+}
+
+// --- LIN against the text of arithmetic.md 3, and against misreadings of it
+
+struct reading {
+    uint32_t run;     // consecutive inputs of a lane: 8
+    bool fused;       // fma; otherwise a product, then a sum
+    bool chain_first; // the scale multiplies the chain; otherwise every product
+    bool tree;        // the tree; otherwise lane after lane
+    bool first_half;  // h() after the sum
+};
+
+static float lin_as_read(const struct weight *w, uint32_t row, const float *x, struct reading read)
+{
+    float lane[32] = {0};
+    for (uint32_t k = 0; k < w->cols; k += read.run) {
+        const float scale = half_to_float(w->scale[row * (w->cols / w->block) + k / w->block]);
+        float s = 0;
+        for (uint32_t j = k; j < k + read.run && j < w->cols; j++) {
+            float code = (float)((const int8_t *)w->data)[(size_t)row * w->cols + j];
+            code = read.chain_first ? code : code * scale;
+            s = j == k ? x[j] * code : read.fused ? fmaf(x[j], code, s) : s + x[j] * code;
+        }
+        float *acc = &lane[k / read.run % 32];
+        const float factor = read.chain_first ? scale : 1;
+        *acc = read.fused ? fmaf(factor, s, *acc) : *acc + factor * s;
+    }
+    float sum = lane[0];
+    if (read.tree) {
+        for (uint32_t step = 16; step; step /= 2)
+            for (uint32_t l = 0; l < step; l++)
+                lane[l] += lane[l + step];
+        sum = lane[0];
+    } else {
+        for (int l = 1; l < 32; l++)
+            sum += lane[l];
+    }
+    return read.first_half ? half_round(sum) : sum;
+}
+
+static size_t rows_that_differ(const struct reading *read, bool half)
+{
+    static struct store store;
+    static float x[WIDEST];
+    struct kernels c;
+    kernels_init(&c, ISA_SCALAR);
+    seed_random("readings of LIN");
+    size_t different = 0;
+    for (int round = 0; round < 40; round++) {
+        const struct weight w = make_weight(&store, WEIGHT_Q8, 576, 32, SHAPE_ORDINARY);
+        float y[ROWS];
+        fill(x, 576, SHAPE_ORDINARY);
+        run_linear_into(&c, &w, x, standard, y);
+        if (half)
+            c.round(y, ROWS, PRECISION_F16);
+        for (uint32_t row = 0; row < ROWS; row++)
+            different += float_to_bits(y[row]) != float_to_bits(lin_as_read(&w, row, x, *read));
+    }
+    return different;
+}
+
+Test(linear, is_what_the_specification_says)
+{
+    cr_expect_eq(rows_that_differ(&(struct reading){8, true, true, true, false}, false), 0);
+    cr_expect_eq(rows_that_differ(&(struct reading){8, true, true, true, true}, true), 0);
+}
+
+// 360 rows each. Most rows of a misreading differ in fp32; all that is asked is that the test would notice.
+Test(linear, misreadings_are_seen)
+{
+    cr_expect_gt(rows_that_differ(&(struct reading){4, true, true, true, false}, false), 36, "lanes of 4");
+    cr_expect_gt(rows_that_differ(&(struct reading){8, false, true, true, false}, false), 36, "product and sum");
+    cr_expect_gt(rows_that_differ(&(struct reading){8, true, false, true, false}, false), 36,
+                 "scale inside the chain");
+    cr_expect_gt(rows_that_differ(&(struct reading){8, true, true, false, false}, false), 36, "lane after lane");
+    cr_expect_gt(rows_that_differ(&(struct reading){8, true, true, true, false}, true), 36, "no h()");
+}
+
+Test(linear, half_sums_and_half_weights_change_the_result)
+{
+    static struct store store;
+    static float x[WIDEST];
+    struct kernels c;
+    float plain[ROWS], other[ROWS];
+    kernels_init(&c, ISA_SCALAR);
+    seed_random("rules");
+    const struct weight w = make_weight(&store, WEIGHT_Q8, 448, 32, SHAPE_ORDINARY);
+    fill(x, 448, SHAPE_ORDINARY);
+    run_linear_into(&c, &w, x, standard, plain);
+    run_linear_into(&c, &w, x, half_sum, other);
+    cr_expect_neq(first_difference(plain, other, ROWS, true), ROWS);
+    for (int i = 0; i < ROWS; i++)
+        cr_expect_eq(float_to_bits(other[i]), float_to_bits(half_round(other[i])), "a half sum is a half");
+    run_linear_into(&c, &w, x, half_weights, other);
+    cr_expect_neq(first_difference(plain, other, ROWS, true), ROWS);
+}
+
+// --- the other operators: the same bits
+
+// Widths with and without a tail of 8.
+static const uint32_t row_widths[] = {1, 2, 6, 8, 12, 31, 32, 33, 64, 191, 192, 448, 577};
+
+Test(elements, avx2_gives_the_bits_of_c)
+{
+    BOTH(c, fast);
+    static float a[WIDEST], b[WIDEST], history[3 * WIDEST], taps[4 * WIDEST];
+    struct guarded slow_y, fast_y;
+    seed_random("elements");
+    for (size_t i = 0; i < sizeof row_widths / sizeof *row_widths; i++)
+        for (int shape = 0; shape < SHAPES; shape++) {
+            const uint32_t n = row_widths[i];
+            fill(a, n, (enum shape)shape);
+            fill(b, n, (enum shape)shape);
+            fill(history, 3 * WIDEST, (enum shape)shape);
+            fill(taps, 4 * WIDEST, (enum shape)shape);
+#define SAME(call, what)                                                                                             \
+    do {                                                                                                             \
+        const struct kernels *kernels = &c;                                                                          \
+        float *y = poison(&slow_y);                                                                                  \
+        call;                                                                                                        \
+        kernels = &fast;                                                                                             \
+        y = poison(&fast_y);                                                                                         \
+        call;                                                                                                        \
+        expect_equal(slow_y.all + GUARD, y, n, true, what);                                                          \
+        cr_assert(guards_hold(&fast_y, n), "%s: wrote outside its row of %u", what, n);                              \
+    } while (0)
+            SAME(kernels->rms_norm(a, b, n, 1e-5f, y), "rms_norm");
+            SAME(kernels->swiglu(a, b, n, y), "swiglu");
+            SAME(kernels->add(a, b, n, y), "add");
+            SAME(kernels->product(a, b, n, PRECISION_F16, y), "product to half");
+            SAME(kernels->product(a, b, n, PRECISION_F32, y), "product to float");
+            SAME((memcpy(y, a, n * sizeof *y), kernels->round(y, n, PRECISION_F32)), "round to float");
+            for (uint32_t k = 1; k <= 4; k++) {
+                SAME(kernels->short_conv(history, a, taps, NULL, n, k, y), "short_conv");
+                SAME(kernels->short_conv(history, a, taps, b, n, k, y), "short_conv with bias");
+            }
+            if (n % 2 == 0) {
+                SAME((memcpy(y, a, n * sizeof *y), kernels->rope(y, b, b + n / 2, n, PRECISION_F16)), "rope to half");
+                SAME((memcpy(y, a, n * sizeof *y), kernels->rope(y, b, b + n / 2, n, PRECISION_F32)),
+                     "rope to float");
+            }
+        }
+}
+
+// Every upper half of a float with three lower halves: below, at and above the ties of all exponents, NaNs with
+// payloads, Inf.
+Test(elements, avx2_rounds_to_half_as_half_h_does)
+{
+    BOTH(c, fast);
+    for (uint32_t high = 0; high < 0x10000; high++)
+        for (uint32_t low = 0; low < 8; low++) {
+            const uint32_t lows[8] = {0, 1, 0x0FFF, 0x1000, 0x1001, 0x3000, 0x8000, 0xF000};
+            float a = float_from_bits(high << 16 | lows[low]), b = a;
+            c.round(&a, 1, PRECISION_F16);
+            fast.round(&b, 1, PRECISION_F16);
+            cr_assert_eq(float_to_bits(a), float_to_bits(b), "0x%04x%04x", high, lows[low]);
+        }
+}
+
+// All 65,536 gates: exp in both, over its whole range.
+Test(elements, avx2_swiglu_equals_c_for_every_gate)
+{
+    BOTH(c, fast);
+    for (uint32_t first = 0; first < 0x10000; first += 512) {
+        float gate[512], up[512], slow[512], quick[512];
+        for (uint32_t i = 0; i < 512; i++) {
+            gate[i] = half_to_float((uint16_t)(first + i));
+            up[i] = 1;
+        }
+        c.swiglu(gate, up, 512, slow);
+        fast.swiglu(gate, up, 512, quick);
+        expect_equal(slow, quick, 512, true, "swiglu");
+    }
+}
+
+// --- attention
+
+enum { DH_MOST = 72, LENGTH_MOST = 600 };
+
+struct cache {
+    uint16_t keys[(LENGTH_MOST + 32) * DH_MOST], values[(LENGTH_MOST + 32) * DH_MOST];
+    float keys_f32[(LENGTH_MOST + 32) * DH_MOST], values_f32[(LENGTH_MOST + 32) * DH_MOST];
+};
+
+static struct cache cache;
+
+static size_t key_at(uint32_t t, uint32_t d, uint32_t dh)
+{
+    return (size_t)(t / 32 * dh + d) * 32 + t % 32;
+}
+
+// Past `length` the cache holds NaN: whoever reads there shows it.
+static struct attention_view make_view(uint32_t dh, uint32_t length, enum precision state, enum shape shape)
+{
+    for (uint32_t t = 0; t < (length + 31) / 32 * 32; t++)
+        for (uint32_t d = 0; d < dh; d++) {
+            const float k = t < length ? shaped(shape) : NAN, v = t < length ? shaped(shape) : NAN;
+            const float more = 1 + 0x1p-18f;
+            cache.keys[key_at(t, d, dh)] = half_from_float(k);
+            cache.values[(size_t)t * dh + d] = half_from_float(v);
+            cache.keys_f32[key_at(t, d, dh)] = k * more;
+            cache.values_f32[(size_t)t * dh + d] = v * more;
+        }
+    const bool f16 = state == PRECISION_F16;
+    return (struct attention_view){
+        .keys = f16 ? (const void *)cache.keys : (const void *)cache.keys_f32,
+        .values = f16 ? (const void *)cache.values : (const void *)cache.values_f32,
+        .state = state,
+        .head_width = dh,
+        .length = length,
+        .scale = 1 / sqrtf((float)dh),
+    };
+}
+
+Test(attention, avx2_gives_the_bits_of_c)
+{
+    BOTH(c, fast);
+    // One position, around a block, around one round of the 8 simdgroups, and more than two rounds.
+    const uint32_t lengths[] = {1, 2, 31, 32, 33, 64, 250, 255, 256, 257, 289, 530, 600};
+    const uint32_t head_widths[] = {2, 6, 8, 32, 40, 64, 70};
+    static float scratch[8 * DH_MOST];
+    float q[DH_MOST];
+    struct guarded slow_y, fast_y;
+    seed_random("attention");
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++)
+        for (size_t j = 0; j < sizeof head_widths / sizeof *head_widths; j++)
+            for (int shape = 0; shape < SHAPES; shape++) {
+                const uint32_t dh = head_widths[j];
+                const enum precision state = (i + j) % 3 ? PRECISION_F16 : PRECISION_F32;
+                const struct attention_view view = make_view(dh, lengths[i], state, (enum shape)shape);
+                fill(q, dh, (enum shape)shape);
+                float *slow = poison(&slow_y), *quick = poison(&fast_y);
+                c.attention(&view, q, scratch, slow);
+                fast.attention(&view, q, scratch, quick);
+                char what[96];
+                snprintf(what, sizeof what, "attention, dh %u, length %u, shape %d", dh, lengths[i], shape);
+                expect_equal(slow, quick, dh, true, what);
+                cr_assert(guards_hold(&fast_y, dh), "%s: wrote outside its row", what);
+            }
+}
+
+// Softmax in double, whole at once: the online form computes the same function. Bound: |o| <= 4, about (length + dh)
+// roundings of 2^-24 relative to sums of positive terms, and the half's own 2^-11 dominates: 4 x 2^-11 x 1.1.
+Test(attention, is_softmax)
+{
+    struct kernels c;
+    static float scratch[8 * DH_MOST];
+    float q[DH_MOST], out[DH_MOST];
+    kernels_init(&c, ISA_SCALAR);
+    seed_random("softmax");
+    const uint32_t lengths[] = {1, 33, 300, 600};
+    for (size_t i = 0; i < sizeof lengths / sizeof *lengths; i++) {
+        const uint32_t dh = 32, length = lengths[i];
+        const struct attention_view view = make_view(dh, length, PRECISION_F16, SHAPE_ORDINARY);
+        fill(q, dh, SHAPE_ORDINARY);
+        c.attention(&view, q, scratch, out);
+        static double score[LENGTH_MOST];
+        double most = -INFINITY, sum = 0, worst = 0;
+        for (uint32_t t = 0; t < length; t++) {
+            score[t] = 0;
+            for (uint32_t d = 0; d < dh; d++)
+                score[t] += (double)q[d] * (double)half_to_float(cache.keys[key_at(t, d, dh)]);
+            score[t] /= sqrt((double)dh);
+            most = fmax(most, score[t]);
+        }
+        for (uint32_t t = 0; t < length; t++)
+            sum += exp(score[t] - most);
+        for (uint32_t d = 0; d < dh; d++) {
+            double o = 0;
+            for (uint32_t t = 0; t < length; t++)
+                o += exp(score[t] - most) / sum * (double)half_to_float(cache.values[(size_t)t * dh + d]);
+            const double off = fabs(o - (double)out[d]);
+            if (!(off <= worst))
+                worst = off;
+        }
+        cr_expect(worst <= 4 * 0x1p-11 * 1.1, "length %u: off by %g", length, worst);
+    }
+}
+
+Test(attention, a_nan_in_q_k_or_v_reaches_the_output)
+{
+    for (int isa = ISA_SCALAR; isa <= ISA_AVX2; isa++) {
+        if (!isa_available((enum isa)isa))
+            continue;
+        struct kernels kernels;
+        static float scratch[8 * DH_MOST];
+        float q[DH_MOST], out[DH_MOST];
+        kernels_init(&kernels, (enum isa)isa);
+        seed_random("NaN");
+        const uint32_t places[] = {0, 31, 32, 299}; // first, last of a block, first of a block, last
+        for (size_t i = 0; i < sizeof places / sizeof *places; i++)
+            for (int what = 0; what < 3; what++) {
+                const struct attention_view view = make_view(32, 300, PRECISION_F16, SHAPE_ORDINARY);
+                fill(q, 32, SHAPE_ORDINARY);
+                kernels.attention(&view, q, scratch, out);
+                for (uint32_t d = 0; d < 32; d++)
+                    cr_assert(isfinite(out[d]), "control: a sound cache gives numbers");
+                if (what == 0)
+                    q[places[i] % 32] = NAN;
+                else if (what == 1)
+                    cache.keys[key_at(places[i], 5, 32)] = HALF_NAN;
+                else
+                    cache.values[(size_t)places[i] * 32 + 5] = HALF_NAN;
+                kernels.attention(&view, q, scratch, out);
+                for (uint32_t d = 0; d < 32; d++)
+                    if (what < 2 || d == 5)
+                        cr_assert_eq(float_to_bits(out[d]), FLOAT_NAN_BITS,
+                                     "%s: NaN number %d at position %u is lost", isa_name((enum isa)isa), what,
+                                     places[i]);
+            }
+    }
+}
+
+// --- exp
+
+static double exp_error(float x) // in ulp of the result
+{
+    const double truth = exp((double)x);
+    return fabs((double)kernels_exp(x) - truth) / ldexp(1, ilogb(truth) - 23);
+}
+
+// Every 497th float of [-87, 88], and the worst of all of them, which an exhaustive run found.
+Test(exp, is_within_its_stated_error)
+{
+    double worst = 0;
+    float where = 0;
+    for (uint32_t sign = 0; sign < 2; sign++)
+        for (uint32_t bits = 0x30000000; bits <= float_to_bits(sign ? 87.0f : 88.0f); bits += 497) {
+            const float x = float_from_bits(bits | sign << 31);
+            const double off = exp_error(x);
+            if (!(off <= worst)) {
+                worst = off;
+                where = x;
+            }
+        }
+    const double known = exp_error(0x1.ab05d2p+4f);
+    fprintf(stderr, "# exp: at most %.4f ulp, at %a; the known worst: %.6f\n", worst, (double)where, known);
+    cr_expect(worst <= 0.9387 && known <= 0.9387);
+    cr_expect(known > 0.9386, "the known worst is better than it was: is this the stated polynomial?");
+}
+
+Test(exp, has_the_stated_ends)
+{
+    cr_expect_eq(kernels_exp(0), 1);
+    cr_expect_eq(kernels_exp(-0.0f), 1);
+    cr_expect_eq(kernels_exp(nextafterf(-87.0f, -INFINITY)), 0);
+    cr_expect_gt(kernels_exp(-87.0f), 0x1p-126f, "never subnormal");
+    cr_expect_eq(kernels_exp(nextafterf(88.0f, INFINITY)), INFINITY);
+    cr_expect(isfinite(kernels_exp(88.0f)));
+    cr_expect_eq(kernels_exp(-INFINITY), 0);
+    cr_expect_eq(kernels_exp(INFINITY), INFINITY);
+    cr_expect_eq(float_to_bits(kernels_exp(float_from_bits(0xFFC12345))), FLOAT_NAN_BITS);
+}
+
+// --- flush to zero
+
+#if defined(__SSE__)
+enum { FLUSH = 0x8040 }; // FTZ | DAZ
+
+// One of everything on inputs of `shape`; halves out.
+static size_t everything(const struct kernels *kernels, enum shape shape, float *out)
+{
+    static struct store store;
+    static float x[WIDEST], w[WIDEST], scratch[8 * DH_MOST];
+    const struct linear_rule rule = standard;
+    float *y = out;
+    fill(x, 448, shape);
+    fill(w, 448, SHAPE_ORDINARY);
+    const enum weight_format formats[] = {WEIGHT_Q8, WEIGHT_Q4, WEIGHT_F16, WEIGHT_F32};
+    for (int i = 0; i < 4; i++, y += ROWS) {
+        const struct weight weight = make_weight(&store, formats[i], 448, 32, SHAPE_ORDINARY);
+        run_linear_into(kernels, &weight, x, rule, y);
+        kernels->round(y, ROWS, PRECISION_F16);
+    }
+    kernels->rms_norm(x, w, 448, 1e-5f, y), y += 448;
+    kernels->swiglu(x, w, 448, y), y += 448;
+    kernels->add(x, w, 448, y), y += 448;
+    kernels->product(x, w, 448, PRECISION_F16, y), y += 448;
+    kernels->short_conv(x, w, w, NULL, 128, 3, y), y += 128;
+    const struct attention_view view = make_view(32, 300, PRECISION_F16, shape);
+    kernels->attention(&view, x, scratch, y), y += 32;
+    return (size_t)(y - out);
+}
+
+Test(flush, on_and_off_give_the_same_halves)
+{
+    static float off[4096], on[4096];
+    for (int isa = ISA_SCALAR; isa <= ISA_AVX2; isa++)
+        for (int shape = 0; shape < SHAPES; shape++) {
+            if (!isa_available((enum isa)isa))
+                continue;
+            struct kernels kernels;
+            kernels_init(&kernels, (enum isa)isa);
+            seed_random("flush");
+            const size_t n = everything(&kernels, (enum shape)shape, off);
+            seed_random("flush");
+            const unsigned saved = _mm_getcsr();
+            _mm_setcsr(saved | FLUSH);
+            volatile float smallest = 0x1p-126f, half = 0.5f;
+            const bool flushes = smallest * half == 0;
+            everything(&kernels, (enum shape)shape, on);
+            _mm_setcsr(saved);
+            cr_assert(flushes, "control: the flush is on");
+            const size_t i = first_difference(off, on, n, true);
+            cr_expect(i == n, "%s, shape %d: element %zu is %a without flush and %a with it", isa_name((enum isa)isa),
+                      shape, i, (double)off[i], (double)on[i]);
+        }
+}
+#endif

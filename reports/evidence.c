@@ -5,20 +5,7 @@
 
 #include "harness/base/floating.h"
 
-enum { EVIDENCE_COLUMN = 11, EVIDENCE_INDENT = 13, WORST = 8 };
-
-static void put_numbers(struct page *page, const struct report_check *check)
-{
-    for (size_t i = 0; i < check->n_numbers; i++) {
-        const struct report_number *number = &check->numbers[i];
-        if (number->ok)
-            continue;
-        page_to(page, EVIDENCE_COLUMN);
-        page_print(page, EVIDENCE_INDENT, "%s %.4g, limit %s %.4g: %s", number->name, number->value,
-                   number->at_least ? "at least" : "at most", number->limit, number->reason ? number->reason : "");
-        page_end(page);
-    }
-}
+enum { EVIDENCE_COLUMN = 11, EVIDENCE_INDENT = 13, WORST = 3 };
 
 // How bad a row is for a check: no pick first, then introduced flips, then by gap; for `distance` by KL. A NaN is
 // worst.
@@ -35,20 +22,20 @@ static double badness(const struct compared_position *position, enum check check
     return position->agreement == AGREE ? -1.0 : position->introduced ? 1e6 + measure : measure;
 }
 
+// CASE:POSITION, as --at takes it.
 static void put_position(struct page *page, const struct report *report, const struct compared_position *position)
 {
     const struct metric_position *metric = &position->metric;
-    const char *id = report->suite->cases[position->case_index].id;
     page_to(page, EVIDENCE_COLUMN);
+    page_print(page, EVIDENCE_INDENT, "%s:%" PRIu32, report->suite->cases[position->case_index].id,
+               position->position);
     if (metric->candidate_class != ROW_FINITE || metric->reference_class != ROW_FINITE)
-        page_print(page, EVIDENCE_INDENT, "%s position %" PRIu32 ": logits %s, of the reference %s", id,
-                   position->position, metric_row_class_name(metric->candidate_class),
-                   metric_row_class_name(metric->reference_class));
+        page_print(page, EVIDENCE_INDENT, " logits %s, of the reference %s",
+                   metric_row_class_name(metric->candidate_class), metric_row_class_name(metric->reference_class));
     else
-        page_print(page, EVIDENCE_INDENT,
-                   "%s position %" PRIu32 ": %s%s, picks %" PRId64 " for %" PRId64 ", gap %.4g nat, KL %.3g", id,
-                   position->position, agreement_name(position->agreement),
-                   position->introduced ? " (introduced)" : "", metric->pick, metric->top1, metric->gap, metric->kl);
+        page_print(page, EVIDENCE_INDENT, " %s, %" PRId64 " for %" PRId64 ", gap %.4g nat, KL %.3g",
+                   position->introduced ? "introduced flip" : agreement_name(position->agreement), metric->pick,
+                   metric->top1, metric->gap, metric->kl);
     page_end(page);
 }
 
@@ -87,57 +74,64 @@ static void put_positions(struct page *page, const struct report *report, enum c
         put_more(page, all - n, "disagreements");
 }
 
-static double state_badness(const struct compared_state *state)
+// The larger of error and ratio as multiples of their limits: over 1 for what made the check fail.
+static double state_badness(const struct report *report, const struct compared_state *state)
 {
-    if (state->candidate.candidate_class != state->candidate.reference_class)
-        return HUGE_VAL;
+    const double *limit = report->policy->limit;
+    const double error = state->candidate.error / limit[LIMIT_CAP_STATE];
     const double ratio =
-        state->has_expected ? state->candidate.error / state->expected.error : state->candidate.error;
-    return isnan(ratio) ? (state->candidate.error == 0 ? 0 : HUGE_VAL) : ratio;
+        state->has_expected && state->expected.error > 0 ? state->candidate.error / state->expected.error : 0;
+    const double relative = ratio / limit[state->seeded ? LIMIT_RATIO_SEEDED_STATE : LIMIT_RATIO_STATE];
+    if (state->candidate.candidate_class != state->candidate.reference_class || isnan(error) || isnan(relative))
+        return HUGE_VAL;
+    return error > relative ? error : relative;
+}
+
+static void put_state(struct page *page, const struct report *report, const struct compared_state *state)
+{
+    char name[48];
+    page_to(page, EVIDENCE_COLUMN);
+    page_print(page, EVIDENCE_INDENT, "%s %s: %s, error %.4g", report->suite->cases[state->case_index].id,
+               state_name(state->layer, state->kind, name), metric_row_class_name(state->candidate.candidate_class),
+               state->candidate.error);
+    if (state->has_expected)
+        page_print(page, EVIDENCE_INDENT, ", expected %.4g", state->expected.error);
+    page_end(page);
 }
 
 static void put_states(struct page *page, const struct report *report, bool seeded)
 {
     const struct comparison *comparison = report->comparison;
-    double below = INFINITY;
-    size_t printed = 0;
-    // one pass per printed value: lists are short, and equal values (a whole class of bad states) come out in order
-    while (printed < WORST) {
-        double next = -1.0;
-        for (size_t i = 0; i < comparison->n_states; i++) {
-            const struct compared_state *state = &comparison->states[i];
-            const double bad = state_badness(state);
-            if (state->seeded == seeded && (printed ? bad < below : true) && bad > next)
-                next = bad;
+    const struct compared_state *worst[WORST];
+    size_t n = 0, all = 0;
+    for (size_t i = 0; i < comparison->n_states; i++) {
+        const struct compared_state *state = &comparison->states[i];
+        const double bad = state_badness(report, state);
+        if (state->seeded != seeded || !(bad > 1))
+            continue;
+        all++;
+        size_t at = n < WORST ? n++ : WORST; // insertion into the short sorted list
+        while (at && state_badness(report, worst[at - 1]) < bad) {
+            if (at < WORST)
+                worst[at] = worst[at - 1];
+            at--;
         }
-        if (!(next > 0))
-            break;
-        for (size_t i = 0; i < comparison->n_states && printed < WORST; i++) {
-            const struct compared_state *state = &comparison->states[i];
-            char name[48];
-            if (state->seeded != seeded || state_badness(state) != next)
-                continue;
-            page_to(page, EVIDENCE_COLUMN);
-            page_print(page, EVIDENCE_INDENT, "%s %s: %s, error %.4g", report->suite->cases[state->case_index].id,
-                       state_name(state->layer, state->kind, name),
-                       metric_row_class_name(state->candidate.candidate_class), state->candidate.error);
-            if (state->has_expected)
-                page_print(page, EVIDENCE_INDENT, ", expected %.4g", state->expected.error);
-            page_end(page);
-            printed++;
-        }
-        below = next;
+        if (at < WORST)
+            worst[at] = state;
     }
+    for (size_t i = 0; i < n; i++)
+        put_state(page, report, worst[i]);
+    put_more(page, all - n, "states");
 }
 
 static void put_findings(struct page *page, const struct audit *audit)
 {
-    for (size_t i = 0; i < audit->n_findings && i < WORST; i++) {
+    for (size_t i = 1; i < audit->n_findings && i <= WORST; i++) { // the first stands on the check's own line
         page_to(page, EVIDENCE_COLUMN);
         page_print(page, EVIDENCE_INDENT, "%s: %s", audit->findings[i].object, audit->findings[i].what);
         page_end(page);
     }
-    put_more(page, audit->n_findings > WORST ? audit->n_findings - WORST : 0, "findings");
+    put_more(page, audit->n_findings > WORST + 1 ? audit->n_findings - WORST - 1 : 0, "findings");
 }
 
 static void put_second_runs(struct page *page, const struct report *report, enum check check)
@@ -187,7 +181,6 @@ static void put_missing(struct page *page, const struct report *report, enum che
 
 void evidence_put(struct page *page, const struct report *report, const struct report_check *check)
 {
-    put_numbers(page, check);
     if (check->check == CHECK_WEIGHTS) {
         if (report->audit)
             put_findings(page, report->audit);

@@ -118,6 +118,16 @@ static struct layout lay_out(const struct report *report)
     return layout;
 }
 
+// Every cell is a bare "16/16".
+static bool agrees_everywhere(const struct report *report, const struct layout *layout, const char *id)
+{
+    enum verdict worst = VERDICT_PASS;
+    bool plain = true;
+    for (int check = 0; check < CHECK_COUNT; check++)
+        plain &= !layout->width[check] || !strchr(cell(report, id, (enum check)check, &worst), '+');
+    return plain && worst == VERDICT_PASS;
+}
+
 static void put_case(struct page *page, const struct report *report, const struct layout *layout, const char *id)
 {
     enum verdict worst = VERDICT_PASS;
@@ -169,8 +179,18 @@ static void put_cases(struct page *page, const struct report *report)
             }
         page_end(page);
     }
-    for (size_t i = 0; i < report->suite->n_cases; i++)
-        put_case(page, report, &layout, report->suite->cases[i].id);
+    size_t plain = 0; // as running text, only the cases that have something to say
+    for (size_t i = 0; i < report->suite->n_cases; i++) {
+        const char *id = report->suite->cases[i].id;
+        const bool leave_out = !layout.table && agrees_everywhere(report, &layout, id);
+        plain += leave_out;
+        if (!leave_out)
+            put_case(page, report, &layout, id);
+    }
+    if (plain) {
+        page_to(page, CHECK_COLUMN);
+        page_print(page, CHECK_COLUMN, "%zu more cases agree at every position", plain);
+    }
     page_gap(page);
 }
 
@@ -188,11 +208,13 @@ static void put_sum(struct page *page, const struct report *report)
         page_end(page);
     }
     if (report->positions) {
-        page_print(page, 2,
-                   "%" PRIu64 " positions: %" PRIu64 " agreed, %" PRIu64 " ties, %" PRIu64 " near-ties, %" PRIu64
-                   " real flips (%" PRIu64 " introduced, %" PRIu64 " unexplained); %" PRIu64 " undecidable",
-                   report->positions, report->agreed, report->ties, report->near_ties, report->real_flips,
-                   report->introduced, report->unexplained, report->undecidable);
+        page_print(page, 2, "%" PRIu64 " positions: %" PRIu64 " agreed, %" PRIu64 " ties, %" PRIu64 " near-ties",
+                   report->positions, report->agreed, report->ties, report->near_ties);
+        page_print(page, 2, ", %" PRIu64 " real flips (%" PRIu64 " introduced, %" PRIu64 " unexplained)",
+                   report->real_flips, report->introduced, report->unexplained);
+        page_end(page);
+        page_print(page, 2, "undecidable (the reference's own margin is under the floor): %" PRIu64,
+                   report->undecidable);
         page_end(page);
         page_print(
             page, 2,

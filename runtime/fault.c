@@ -1,5 +1,6 @@
 #include "runtime/fault.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -41,6 +42,7 @@ int fault_parse(const char *name, enum fault *fault, struct error *error)
             *fault = (enum fault)i;
             return 0;
         }
+        assert(used < sizeof names);
         used += (size_t)snprintf(names + used, sizeof names - used, "%s%s", i ? ", " : "", faults[i].name);
     }
     return error_set(error, ERROR_USAGE, "fault \"%s\" does not exist; expected one of: %s", name, names);

@@ -1,5 +1,6 @@
-// fault: named changes to the runtime's step, wrong on purpose: the negative controls of the gate. A trace or report of an
-// engine with a fault carries it in the engine's name ("int8+fault:rope_theta"), so it can never pass for a healthy run.
+// fault: named changes to the runtime's step, wrong on purpose: the negative controls of the gate. A trace or report
+// of an engine with a fault carries it in the engine's name ("int8+fault:rope_theta"), so it can never pass for a
+// healthy run.
 #ifndef ASSAY_FAULT_H
 #define ASSAY_FAULT_H
 

@@ -1,10 +1,10 @@
-// kernels: the operators of the int8 runtime. This header states the formula, every rounding and the order of every sum;
-// kernels.c is the definition (portable, fmaf), kernels_avx2.c gives its bits faster. Source: arithmetic.md 3.
+// kernels: the operators of the int8 runtime. This header states the formula, every rounding and the order of every
+// sum; kernels.c is the definition (portable, fmaf), kernels_avx2.c gives its bits faster. Source: arithmetic.md 3.
 //
-// h(v) is the half nearest to v, ties to even. A vector between operators is an array of floats that hold half values:
-// widening is exact, so only the places marked h() round to half. Everything else is fp32, one rounding an operation, fma
-// only where written. Every NaN that leaves an operator is the canonical one. Nothing allocates; an output may not
-// overlap an input unless said.
+// h(v) is the half nearest to v, ties to even. A vector between operators is an array of floats that hold half
+// values: widening is exact, so only the places marked h() round to half. Everything else is fp32, one rounding an
+// operation, fma only where written. Every NaN that leaves an operator is the canonical one. Nothing allocates; an
+// output may not overlap an input unless said.
 //
 //   exp(x)   NaN: NaN; x < -87: 0; x > 88: Inf. n = rint(x * 1.44269502); r = fma(n, -0.693145752, x),
 //            r = fma(n, -1.42860677e-6, r); Horner by fma: 1.98412698e-4, 1.38888889e-3, 8.33333333e-3,
@@ -13,9 +13,9 @@
 //   SUM32    lane l of 32 takes the elements k with k mod 32 = l, k increasing, from +0; then the tree (l, l+16),
 //            (l, l+8), (l, l+4), (l, l+2), (l, l+1).
 //   LIN      lane l of 32 takes the inputs 256 b + 8 l .. 256 b + 8 l + 7 of every block b: s = x_0 w_0, then
-//            s = fma(x_j, w_j, s); acc = fma(scale, s, acc), b increasing, from +0; then the same tree. Inputs past the
-//            row's end are skipped: a chain may be shorter than 8, a lane may have none. w is the code and scale its
-//            fp16 scale, or w is the weight, widened exactly, and scale is 1 (the last fma is then s + acc).
+//            s = fma(x_j, w_j, s); acc = fma(scale, s, acc), b increasing, from +0; then the same tree. Inputs past
+//            the row's end are skipped: a chain may be shorter than 8, a lane may have none. w is the code and scale
+//            its fp16 scale, or w is the weight, widened exactly, and scale is 1 (the last fma is then s + acc).
 #ifndef ASSAY_RUNTIME_KERNELS_H
 #define ASSAY_RUNTIME_KERNELS_H
 
@@ -76,8 +76,8 @@ struct kernels {
     // out = h(o / L). q, out [dh]; scratch [W, dh]. A NaN in q, k or v reaches the output.
     void (*attention)(const struct attention_view *view, const float *q, float *scratch, float *out);
 
-    // c[i] = h(chain of fma(taps[j][i], column_j[i], .) over j from +0, then + bias[i]). history [K-1, d]: the columns
-    // before the newest [d], oldest first; taps [K, d]; bias [d] or NULL.
+    // c[i] = h(chain of fma(taps[j][i], column_j[i], .) over j from +0, then + bias[i]). history [K-1, d]: the
+    // columns before the newest [d], oldest first; taps [K, d]; bias [d] or NULL.
     void (*short_conv)(const float *history, const float *newest, const float *taps, const float *bias, uint32_t d,
                        uint32_t n_taps, float *c);
 

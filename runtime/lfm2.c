@@ -6,8 +6,9 @@
 #include "harness/base/floating.h"
 #include "harness/base/half.h"
 
-// Less work than this is sooner done than handed to another thread: about 25 microseconds of each kind.
-enum { WEIGHTS_PER_SHARE = 1 << 18, ATTENTION_PER_SHARE = 1 << 14 };
+// Less work than this, in multiplications, is sooner done than shared: under 0.1 ms, the price of waking a thread on
+// a busy machine. A model of 200 M parameters is over it in every large layer.
+enum { LINEAR_SHARED = 1 << 20, ATTENTION_SHARED = 1 << 17, ROWS_GRAIN = 16 };
 
 // --- linear layers, rows split over the threads
 
@@ -36,7 +37,8 @@ static void linear(struct runtime_lfm2 *run, const struct weight *weight, const 
 {
     struct linear_job job = {run, weight, bias, to, y};
     run->kernels.arrange(x, weight->cols, run->arranged);
-    pool_run(run->pool, weight->rows, WEIGHTS_PER_SHARE / weight->cols + 1, linear_rows, &job);
+    const bool shared = (size_t)weight->rows * weight->cols >= LINEAR_SHARED;
+    pool_run(run->pool, weight->rows, shared ? ROWS_GRAIN : weight->rows, linear_rows, &job);
 }
 
 // --- the short convolution: u [d] -> m [d]
@@ -118,8 +120,8 @@ static void attention(struct runtime_lfm2 *run, uint32_t i, uint32_t position, c
     const uint32_t slot = run->fault == FAULT_KV_SLOT && position ? position - 1 : position;
     runtime_lfm2_remember_position(run, i, slot, run->k, run->v);
     struct attention_job job = {run, i, position + 1};
-    const size_t work = (size_t)job.length * config->head_width * 2; // multiplications of a head
-    pool_run(run->pool, config->query_heads, ATTENTION_PER_SHARE / work + 1, attend_heads, &job);
+    const bool shared = (size_t)q_width * job.length * 2 >= ATTENTION_SHARED;
+    pool_run(run->pool, config->query_heads, shared ? 1 : config->query_heads, attend_heads, &job);
     tap(taps, i, TAP_ATTN, run->o, q_width);
     linear(run, &layer->attn_out, NULL, run->o, PRECISION_F16, m);
 }

@@ -1,9 +1,10 @@
-// lfm2: one S=1 step of LFM2 as the int8 runtime computes it: architecture.md 2.5 for the order, arithmetic.md 3 for every
-// rounding.
+// lfm2: one S=1 step of LFM2 as the int8 runtime computes it: architecture.md 2.5 for the order, arithmetic.md 3 for
+// every rounding.
 //
-// Activations are floats that hold half values (kernels.h). Memory is taken once, at open: caches for `capacity` positions
-// and one set of rows; a step allocates nothing. Weights stay in the mapped files; only the vectors (norms, convolution
-// taps, biases) are widened once, as h(w).
+// Activations are floats that hold half values (kernels.h). Memory is taken once, at open: caches for `capacity`
+// positions and one set of rows; a step allocates nothing. Weights stay in the mapped files; only the vectors (norms,
+// convolution taps, biases) are widened once, as h(w). Where the plan has a state in f32, the h() whose result it
+// stores is left out: K after RoPE, V after its projection, B*x.
 #ifndef ASSAY_RUNTIME_LFM2_H
 #define ASSAY_RUNTIME_LFM2_H
 
@@ -50,7 +51,8 @@ int runtime_lfm2_open(struct arena *arena, const struct model *model, const stru
                       enum isa isa, struct pool *pool, uint32_t capacity, struct runtime_lfm2 **run,
                       struct error *error);
 
-// One token at `position` (< capacity; the caches hold the positions before it). Logits [V], valid until the next step.
+// One token at `position` (< capacity; the caches hold the positions before it). Logits [V], valid until the next
+// step.
 const float *runtime_lfm2_step(struct runtime_lfm2 *run, uint32_t position, uint32_t token,
                                const struct tap_sink *taps);
 
@@ -64,13 +66,14 @@ void runtime_lfm2_remember_column(struct runtime_lfm2 *run, uint32_t layer, cons
 void runtime_lfm2_remember_position(struct runtime_lfm2 *run, uint32_t layer, uint32_t slot, const float *k,
                                     const float *v);
 // What attention sees of key head `head` with `length` positions.
-struct attention_view runtime_lfm2_view(const struct runtime_lfm2 *run, uint32_t layer, uint32_t head, uint32_t length);
+struct attention_view runtime_lfm2_view(const struct runtime_lfm2 *run, uint32_t layer, uint32_t head,
+                                        uint32_t length);
 
 void runtime_lfm2_reset(struct runtime_lfm2 *run);
 // `state` was made by state_make for this model and position.
 void runtime_lfm2_save(const struct runtime_lfm2 *run, struct state *state);
-// ERROR_CONTRACT: other tensors or shapes than this model's after state->position tokens; ERROR_USAGE: more positions than
-// capacity; ERROR_RUNTIME: a finite value overflows half. On failure nothing has changed.
+// ERROR_CONTRACT: other tensors or shapes than this model's after state->position tokens; ERROR_USAGE: more positions
+// than capacity; ERROR_RUNTIME: a finite value overflows half. On failure nothing has changed.
 int runtime_lfm2_load(struct runtime_lfm2 *run, const struct state *state, struct error *error);
 
 #endif

@@ -122,7 +122,13 @@ void runtime_lfm2_reset(struct runtime_lfm2 *run)
     for (uint32_t i = 0; i < config->layers; i++)
         if (config->mixers[i] == MIXER_CONV && run->fault != FAULT_STATE_NOT_RESET)
             memset(run->layers[i].history, 0, history_size(config) * sizeof(float));
-    // Keys and values past the position are never read.
+    // Keys and values past the position are never read, but by the one fault that leaves a slot unwritten.
+    for (uint32_t i = 0; i < config->layers && run->fault == FAULT_KV_SLOT; i++)
+        if (config->mixers[i] == MIXER_ATTENTION) {
+            const size_t size = positions(run) * config->key_heads * config->head_width * state_size(run);
+            memset(run->layers[i].keys, 0, size);
+            memset(run->layers[i].values, 0, size);
+        }
 }
 
 // Element [head, t, c] of a k or v, or [channel, column] of a conv, in the order of struct state.

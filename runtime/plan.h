@@ -1,5 +1,5 @@
-// plan: the precision plan, JSON in the bundle. The dtype of every class of activation, state, weight and sum, so that "fp32
-// attention projections" or "fp16 accumulation" are data. arithmetic.md 3 is the default.
+// plan: the precision plan, JSON in the bundle. The dtype of every class of activation, state, weight and sum, so that
+// "fp32 attention projections" or "fp16 accumulation" are data. arithmetic.md 3 is the default.
 #ifndef ASSAY_PLAN_H
 #define ASSAY_PLAN_H
 
@@ -31,8 +31,8 @@ struct plan {
 };
 
 void plan_default(struct plan *plan);
-// Every row must be there, nothing else. Which departures from the default the runtime can compute is its own statement:
-// ERROR_INPUT for one that it cannot.
+// Every row must be there, nothing else. ERROR_INPUT, by name, for a departure that the runtime cannot compute:
+// activations f32. attention_projections must agree with the stored dtype, which runtime_open checks.
 int plan_read(const char *path, struct plan *plan, struct error *error);
 void plan_write(struct output *output, const struct plan *plan);
 

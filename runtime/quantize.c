@@ -201,6 +201,8 @@ int quantize_bundle(const struct quantize_request *request, struct coverage *cov
         floating_enter(&environment);
         code = write_bundle(&work, coverage, error);
         floating_leave(&environment);
+        if (code)
+            staging_rename_error(work.staging, error);
     }
     if (!code)
         code = staging_commit(&work.staging, error);

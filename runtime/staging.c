@@ -107,6 +107,16 @@ const char *staging_path(const struct staging *staging)
     return staging->entry->path;
 }
 
+void staging_rename_error(const struct staging *staging, struct error *error)
+{
+    const char *at = error ? strstr(error->text, staging->entry->path) : NULL;
+    if (!at)
+        return;
+    const struct error before = *error;
+    error_set(error, before.code, "%.*s%s%s", (int)(at - error->text), before.text, staging->target,
+              before.text + (at - error->text) + strlen(staging->entry->path));
+}
+
 static int sync_one(const char *path, const struct stat *status, int type, struct FTW *walk)
 {
     (void)status, (void)type, (void)walk;

@@ -12,6 +12,8 @@ struct staging;
 // the parent cannot be written to.
 int staging_open(struct staging **staging, const char *target, struct error *error);
 const char *staging_path(const struct staging *staging);
+// A sentence about a file in the hidden directory becomes one about the target, which is what the reader knows.
+void staging_rename_error(const struct staging *staging, struct error *error);
 // Brings the files to the disk and renames; an old target is set aside first, put back if the rename fails, removed
 // if not. *staging is NULL afterwards in either case.
 int staging_commit(struct staging **staging, struct error *error);

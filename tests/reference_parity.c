@@ -5,7 +5,7 @@
 // in that very golden, relative to the largest golden value of the kind. Its noise is the difference between its two
 // modes, one token at a time and all at once (`check.mode_max_abs` in the golden, relative to the largest logit):
 // what the order of summation alone does to it. Measured worst, in units of that noise: logits 1.6 (odd-head-only),
-// taps 2.3 (attn of odd-one-attention), states 1.2 (odd-one-attention); the limit leaves room for another order, not
+// taps 2.3 (attn of odd-one-attention), states 1.1 (odd-one-attention); the limit leaves room for another order, not
 // for another formula.
 #include <math.h>
 #include <stdio.h>

@@ -156,7 +156,11 @@ static void make_sample(void)
     s.checks[0].numbers = s.numbers;
     s.suite =
         (struct suite){.path = (char *)(uintptr_t) "s.json", .name = "standard", .n_cases = 2, .cases = s.cases};
-    s.policy = (struct policy){.path = (char *)(uintptr_t) "p.json", .name = "release"};
+    s.policy = (struct policy){
+        .path = (char *)(uintptr_t) "p.json",
+        .name = "release",
+        .limit = {[LIMIT_CAP_STATE] = 0.05, [LIMIT_RATIO_STATE] = 1.5, [LIMIT_RATIO_SEEDED_STATE] = 1.5},
+    };
     s.audit = (struct audit){.tensors = 2, .equal = 1, .n_findings = 1, .findings = &s.finding};
     s.comparison = (struct comparison){
         .n_positions = 3,

@@ -132,6 +132,21 @@ Test(staging, a_link_stays_a_link_to_the_new_directory)
     cr_assert_eq(readlink(link, text, sizeof text - 1), 6);
 }
 
+Test(staging, a_failure_inside_is_told_of_the_target)
+{
+    struct staging *staging = staged("new");
+    struct output *output;
+    struct error error = {0};
+    const char *inside = file_join(&arena, staging_path(staging), "absent/file");
+    cr_assert_neq(output_open(&output, inside, &error), 0);
+    const int code = error.code;
+    staging_rename_error(staging, &error);
+    cr_assert_eq(error.code, code);
+    cr_assert_not_null(strstr(error.text, "/bundle/absent/file"), "%s", error.text);
+    cr_assert_null(strstr(error.text, ".part"));
+    staging_abandon(&staging);
+}
+
 Test(staging, what_is_no_directory_is_refused)
 {
     struct staging *staging;

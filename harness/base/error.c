@@ -11,6 +11,9 @@ int error_set(struct error *error, int code, const char *format, ...)
         error->code = code;
         vsnprintf(error->text, sizeof error->text, format, arguments);
         va_end(arguments);
+        for (char *c = error->text; *c; c++) // names come from hostile files: one sentence stays one line
+            if ((unsigned char)*c < 0x20 || *c == 0x7F)
+                *c = '?';
     }
     return code;
 }

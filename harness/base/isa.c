@@ -2,6 +2,17 @@
 
 #include <string.h>
 
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <cpuid.h>
+
+// Asked of the processor itself: clang 14 knows no __builtin_cpu_supports("f16c").
+static bool has_f16c(void)
+{
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 const char *isa_name(enum isa isa)
 {
     static const char *const names[ISA_COUNT] = {"scalar", "avx2", "avx512", "neon"};
@@ -15,7 +26,7 @@ bool isa_available(enum isa isa)
         return true;
 #if defined(__x86_64__) && defined(__GNUC__) // these look at what the operating system saves, too
     case ISA_AVX2:
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     case ISA_AVX512:
         return isa_available(ISA_AVX2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");

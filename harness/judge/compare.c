@@ -64,7 +64,8 @@ static int remember_pair(struct measuring *m, const struct joined *joined, struc
     keep_contract(&comparison->arena, &comparison->candidate);
     m->reference_row = arena_alloc(&comparison->arena, vocabulary, sizeof *m->reference_row);
     m->arm_row = arena_alloc(&comparison->arena, vocabulary, sizeof *m->arm_row);
-    bool complete = m->reference_row && m->arm_row;
+    m->expected_row = arena_alloc(&comparison->arena, vocabulary, sizeof *m->expected_row);
+    bool complete = m->reference_row && m->arm_row && m->expected_row;
     for (int check = 0; check < CHECK_COUNT; check++) {
         m->seen[check] = arena_alloc(&comparison->arena, vocabulary, 1);
         complete &= m->seen[check] != NULL;
@@ -165,6 +166,8 @@ static int finish_distances(struct measuring *m, struct error *error)
         d->rms = sqrt(m->squares[arm] / (rows * comparison->vocabulary));
         d->sigma = sqrt(m->noise_squares[arm] / rows);
     }
+    if (comparison->kernel_rows)
+        comparison->kernel_rms = sqrt(m->kernel_squares / ((double)comparison->kernel_rows * comparison->vocabulary));
     return 0;
 }
 

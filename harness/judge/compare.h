@@ -97,6 +97,10 @@ struct comparison {
     struct compared_rows *rows;
     size_t n_missing;
     struct missing *missing;
+    // The candidate against `expected`, over the rows of `distance`: same weights by declaration, same arithmetic, so what
+    // differs is the kernel or an undeclared plan (anchors.md 6.4). RMS over all logits, and rows that are equal bit for bit.
+    uint64_t kernel_rows, kernel_equal;
+    double kernel_rms;
     uint64_t class_count[ROW_CONSTANT + 1]; // candidate rows of every trace, compared or not
     uint64_t declared[CHECK_COUNT];         // rows (prompts for rollout) that the suite declares
     uint64_t compared[CHECK_COUNT];

@@ -45,6 +45,11 @@ static int count_positions(struct report *report, const struct gate_input *input
         if (p->agreement != AGREE && m->probability_margin > report->worst_probability_margin)
             report->worst_probability_margin = m->probability_margin;
     }
+    for (int check = CHECK_SWEEP; check <= CHECK_FLIPS; check++) {
+        struct tally tally;
+        checks_tally(input, (enum check)check, TALLY_ALL_CASES, sigma, &tally);
+        report->n_known += tally.known;
+    }
     checks_expected_flips(comparison, CHECK_FLIPS, sigma, &report->expected_flips, &report->expected_flips_sd);
     report->confidence = input->policy->limit[LIMIT_CONFIDENCE];
     report->design_effect = statistic_design_effect(events, sizes, n_cases);
@@ -119,8 +124,6 @@ int gate_judge(struct report **out, const struct gate_input *input, struct error
     if (!code) {
         memcpy(report->checks + report->n_checks, per_case, n_per_case * sizeof *per_case);
         report->n_checks += n_per_case;
-        for (size_t i = 0; i < input->policy->n_known; i++)
-            report->n_known += !input->policy->known[i].expired;
         decide(report, input);
         code = explain(report, input, error);
     }

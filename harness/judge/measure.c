@@ -55,6 +55,17 @@ static void add_distance(struct measuring *m, enum arm arm, const struct metric_
     metric_coverage_add(&d->coverage, r, q, m->comparison->vocabulary);
 }
 
+static void add_kernel_error(struct measuring *m, const float *q, const float *e)
+{
+    struct comparison *comparison = m->comparison;
+    comparison->kernel_rows++;
+    comparison->kernel_equal += !memcmp(q, e, comparison->vocabulary * sizeof *q);
+    for (uint32_t i = 0; i < comparison->vocabulary; i++) {
+        const double d = (double)q[i] - (double)e[i];
+        m->kernel_squares += d * d;
+    }
+}
+
 static void add_position(struct measuring *m, const struct joined *joined, uint32_t t, bool seeded, const bool *checks)
 {
     struct comparison *comparison = m->comparison;
@@ -71,6 +82,12 @@ static void add_position(struct measuring *m, const struct joined *joined, uint3
     if (checks[CHECK_DISTANCE])
         add_distance(m, ARM_CANDIDATE, &p->metric, r, q);
     struct metric_position metric;
+    if (joined->arms[ARM_EXPECTED] && checks[CHECK_DISTANCE]) {
+        const float *e = trace_logits(joined->arms[ARM_EXPECTED], t, m->expected_row);
+        metric_position(r, e, vocabulary, &metric);
+        add_distance(m, ARM_EXPECTED, &metric, r, e);
+        add_kernel_error(m, q, e);
+    }
     if (joined->arms[ARM_FP16]) {
         q = trace_logits(joined->arms[ARM_FP16], t, m->arm_row);
         metric_position(r, q, vocabulary, &metric);
@@ -78,11 +95,6 @@ static void add_position(struct measuring *m, const struct joined *joined, uint3
         p->fp16_agreement = classify(&metric, m->request);
         if (checks[CHECK_DISTANCE])
             add_distance(m, ARM_FP16, &metric, r, q);
-    }
-    if (joined->arms[ARM_EXPECTED] && checks[CHECK_DISTANCE]) {
-        q = trace_logits(joined->arms[ARM_EXPECTED], t, m->arm_row);
-        metric_position(r, q, vocabulary, &metric);
-        add_distance(m, ARM_EXPECTED, &metric, r, q);
     }
     p->introduced = p->agreement == REAL_FLIP && p->fp16_agreement != REAL_FLIP;
     for (int check = 0; check < CHECK_COUNT; check++)

@@ -13,7 +13,8 @@ struct measuring {
     size_t room;                      // of comparison->positions
     double *kl[ARM_COUNT];            // [room] per row of `distance`
     double squares[ARM_COUNT], noise_squares[ARM_COUNT];
-    float *reference_row, *arm_row;   // [V]
+    double kernel_squares;            // of candidate - expected
+    float *reference_row, *arm_row, *expected_row; // [V]
     unsigned char *seen[CHECK_COUNT]; // [V] reference top-1 ids met
 };
 

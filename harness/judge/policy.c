@@ -23,6 +23,7 @@ static const struct {
     [LIMIT_RATIO_RMS] = {"ratio_rms", 0, 1e9},
     [LIMIT_RATIO_KL_MEAN] = {"ratio_kl_mean", 0, 1e9},
     [LIMIT_RATIO_KL_P99] = {"ratio_kl_p99", 0, 1e9},
+    [LIMIT_RATIO_KERNEL] = {"ratio_kernel", 0, 1e9},
     [LIMIT_RATIO_STATE] = {"ratio_state", 0, 1e9},
     [LIMIT_RATIO_SEEDED_STATE] = {"ratio_seeded_state", 0, 1e9},
     [LIMIT_CAP_SIGMA] = {"cap_sigma", 0, 1e9},

@@ -28,6 +28,7 @@ enum limit {
     LIMIT_RATIO_RMS,       // RMS over all logits, ratio
     LIMIT_RATIO_KL_MEAN,
     LIMIT_RATIO_KL_P99,
+    LIMIT_RATIO_KERNEL,         // RMS of the candidate against `expected` over that of the fp16 arm against the reference
     LIMIT_RATIO_STATE, // relative L2 of an end state, ratio
     LIMIT_RATIO_SEEDED_STATE,
     LIMIT_CAP_SIGMA, // absolute caps of the family

@@ -1,6 +1,5 @@
 #include "harness/model/checkpoint.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

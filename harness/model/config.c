@@ -10,7 +10,7 @@
 // Limits that keep every product of two sizes far inside 64 bits and every matrix dimension inside 32. The largest
 // released model has d = 2048, F = 10752, V = 128,000, L = 30.
 enum {
-    SIZE_MAX_ALLOWED = 1 << 24, // any width; positions too: beyond it float32 no longer counts them one by one
+    WIDTH_MAX = 1 << 24, // any width; positions too: beyond it float32 no longer counts them one by one
     LAYERS_MAX = 1024,
     TAPS_MAX = 16,
     CONFIG_BYTES_MAX = 16 << 20,
@@ -67,12 +67,12 @@ static int read_sizes(struct json root, struct config *config, struct error *err
         uint32_t *out;
     } fields[] = {
         {"vocab_size", INT32_MAX, 65536, &config->vocabulary}, // ids are stored as I32
-        {"hidden_size", SIZE_MAX_ALLOWED, 2560, &config->hidden},
+        {"hidden_size", WIDTH_MAX, 2560, &config->hidden},
         {"num_hidden_layers", LAYERS_MAX, 32, &config->layers},
-        {"num_attention_heads", SIZE_MAX_ALLOWED, 32, &config->query_heads},
-        {"num_key_value_heads", SIZE_MAX_ALLOWED, 8, &config->key_heads},
+        {"num_attention_heads", WIDTH_MAX, 32, &config->query_heads},
+        {"num_key_value_heads", WIDTH_MAX, 8, &config->key_heads},
         {"conv_L_cache", TAPS_MAX, 3, &config->conv_taps},
-        {"max_position_embeddings", SIZE_MAX_ALLOWED, 128000, &config->max_positions},
+        {"max_position_embeddings", WIDTH_MAX, 128000, &config->max_positions},
     };
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
         const int status =
@@ -92,7 +92,7 @@ static int read_heads(struct json root, struct config *config, struct error *err
     const struct json value = json_get(root, "head_dim");
     const char *file = json_where(root);
     if (value.item) {
-        const int status = json_need_u32(value, 1, SIZE_MAX_ALLOWED, &config->head_width, error);
+        const int status = json_need_u32(value, 1, WIDTH_MAX, &config->head_width, error);
         if (status)
             return status;
     } else if (config->hidden % config->query_heads) {
@@ -113,9 +113,9 @@ static int read_heads(struct json root, struct config *config, struct error *err
                          "%s: num_attention_heads %u is no multiple of num_key_value_heads %u; expected "
                          "the same number of query heads for every key head",
                          file, config->query_heads, config->key_heads);
-    if ((uint64_t)config->query_heads * config->head_width > SIZE_MAX_ALLOWED)
+    if ((uint64_t)config->query_heads * config->head_width > WIDTH_MAX)
         return error_set(error, ERROR_INPUT, "%s: %u heads of width %u; expected at most %d values together", file,
-                         config->query_heads, config->head_width, SIZE_MAX_ALLOWED);
+                         config->query_heads, config->head_width, WIDTH_MAX);
     return 0;
 }
 
@@ -126,13 +126,13 @@ static int read_feed_forward(struct json root, struct config *config, struct err
     double multiplier;
     uint32_t width, multiple;
     const char *key = json_get(root, "block_ff_dim").item ? "block_ff_dim" : "intermediate_size";
-    int status = need_u32_or(root, key, 1, SIZE_MAX_ALLOWED, 12288, &width, error);
+    int status = need_u32_or(root, key, 1, WIDTH_MAX, 12288, &width, error);
     if (!status)
         status = need_bool_or(root, "block_auto_adjust_ff_dim", true, &adjust, error);
     if (!status)
         status = need_amount_or(root, "block_ffn_dim_multiplier", 1.0, &multiplier, error);
     if (!status)
-        status = need_u32_or(root, "block_multiple_of", 1, SIZE_MAX_ALLOWED, 256, &multiple, error);
+        status = need_u32_or(root, "block_multiple_of", 1, WIDTH_MAX, 256, &multiple, error);
     if (status)
         return status;
     config->feed_forward = width;
@@ -140,11 +140,11 @@ static int read_feed_forward(struct json root, struct config *config, struct err
         return 0;
     const double scaled = trunc(multiplier * (double)(2 * width / 3));
     const double blocks = ceil(scaled / multiple); // exact wherever it is accepted: integers of at most 2^24
-    if (!(scaled >= 1 && blocks * multiple <= SIZE_MAX_ALLOWED))
+    if (!(scaled >= 1 && blocks * multiple <= WIDTH_MAX))
         return error_set(error, ERROR_INPUT,
                          "%s: %s %u, adjusted by block_ffn_dim_multiplier %g and block_multiple_of %u, "
                          "gives no feed-forward width from 1 to %d",
-                         json_where(root), key, width, multiplier, multiple, SIZE_MAX_ALLOWED);
+                         json_where(root), key, width, multiplier, multiple, WIDTH_MAX);
     config->feed_forward = (uint32_t)blocks * multiple;
     return 0;
 }

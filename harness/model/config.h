@@ -2,7 +2,8 @@
 //
 // Sources: architecture.md 2.1-2.3 and 15 (read in transformers 5.23.0, models/lfm2/configuration_lfm2.py). A field
 // that is neither present nor defaulted by that code is an error, never a guess. What is legal there and cannot be
-// computed here is refused by name. Keys that the model ignores are ignored, whatever they hold.
+// computed here is refused by name: another rope_type, an odd head width, heads that do not divide (d by Hq without
+// head_dim, Hq by Hkv), sliding attention. Keys that the model ignores are ignored, whatever they hold.
 //
 // Limits: d, F, Hq dh and positions at most 2^24, L at most 1024, K at most 16, V below 2^31, at most 8 stop tokens.
 //

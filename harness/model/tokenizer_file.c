@@ -88,7 +88,9 @@ static int read_split(struct tokenizer *t, struct json step, struct error *error
     struct pattern *compiled;
     failed = is_regex ? pattern_open(&compiled, text, json_where(regex), error)
                       : pattern_open_literal(&compiled, text, json_where(literal), error);
-    return failed ? failed : splitter_add(&t->splitter, compiled, behavior, invert, error);
+    if (!failed)
+        splitter_add(&t->splitter, compiled, behavior, invert);
+    return failed;
 }
 
 static int read_byte_level(struct tokenizer *t, struct json step, struct error *error)
@@ -99,12 +101,14 @@ static int read_byte_level(struct tokenizer *t, struct json step, struct error *
     if (!failed && json_present(given))
         failed = json_need_bool(given, &use_regex, error);
     if (!failed && add_prefix_space)
-        failed = splitter_add(&t->splitter, NULL, SPLITTER_ISOLATED, false, error);
+        splitter_add(&t->splitter, NULL, SPLITTER_ISOLATED, false);
     if (failed || !use_regex)
         return failed;
     struct pattern *compiled;
     failed = pattern_open(&compiled, BYTE_LEVEL, "ByteLevel", error);
-    return failed ? failed : splitter_add(&t->splitter, compiled, SPLITTER_ISOLATED, false, error);
+    if (!failed)
+        splitter_add(&t->splitter, compiled, SPLITTER_ISOLATED, false);
+    return failed;
 }
 
 static int read_pre_tokenizer(struct tokenizer *t, struct json step, const char *type, struct error *error)
@@ -112,6 +116,8 @@ static int read_pre_tokenizer(struct tokenizer *t, struct json step, const char 
     if (t->byte_level)
         return tokenizer_refuse(step, type, "ByteLevel to be the last step: behind it the text is in another alphabet",
                                 error);
+    if (t->splitter.n_steps + 2 > SPLITTER_STEPS) // ByteLevel may be two
+        return tokenizer_refuse(step, "too many steps", "at most 15", error);
     if (is(type, "Split"))
         return read_split(t, step, error);
     if (!is(type, "ByteLevel"))
@@ -198,7 +204,7 @@ static int read_decoder(struct tokenizer *t, struct json step, const char *type,
 static int refuse_present(struct json root, const char *key, struct error *error)
 {
     const struct json value = json_get(root, key);
-    return json_present(value) ? tokenizer_refuse(value, "is set", "null: it would change the ids of a text", error) : 0;
+    return json_present(value) ? tokenizer_refuse(value, "a value", "null: it would change the ids of a text", error) : 0;
 }
 
 static int read_root(struct tokenizer *t, struct json root, struct error *error)

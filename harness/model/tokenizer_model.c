@@ -6,7 +6,9 @@
 
 int tokenizer_refuse(struct json value, const char *found, const char *expected, struct error *error)
 {
-    return error_set(error, ERROR_INPUT, "%s: %.100s, expected %s", json_where(value), found, expected);
+    char shown[TEXT_SHOWN];
+    return error_set(error, ERROR_INPUT, "%s: found %s, expected %s", json_where(value),
+                     text_shown(shown, found, strlen(found)), expected);
 }
 
 static int read_vocabulary(struct tokenizer *t, struct json vocab, size_t n_added, struct error *error)
@@ -44,13 +46,15 @@ static int merge_texts(struct json merge, const char **left, size_t *left_size, 
 {
     if (json_is_array(merge)) {
         const struct json second = json_next(json_first(merge));
+        if (json_length(merge) != 2)
+            return tokenizer_refuse(merge, "another number of texts", "[left, right]", error);
         int failed = json_need_string(json_first(merge), left, error);
         if (!failed)
             failed = json_need_string(second, right, error);
         if (failed)
             return failed;
         *left_size = strlen(*left);
-        return json_next(second).item ? tokenizer_refuse(merge, "more than two texts", "[left, right]", error) : 0;
+        return 0;
     }
     const int failed = json_need_string(merge, left, error);
     if (failed)
@@ -69,8 +73,9 @@ static int find_token(const struct tokenizer *t, struct json merge, const char *
     *token = vocabulary_find(&t->vocabulary, text, size);
     if (*token != VOCABULARY_NONE)
         return 0;
-    return error_set(error, ERROR_INPUT, "%s: makes or needs \"%.*s\", which is not in the vocabulary, expected a token",
-                     json_where(merge), size < 100 ? (int)size : 100, text);
+    char shown[TEXT_SHOWN];
+    return error_set(error, ERROR_INPUT, "%s: makes or needs \"%s\", which is not in the vocabulary, expected a token",
+                     json_where(merge), text_shown(shown, text, size));
 }
 
 static int read_merge(struct tokenizer *t, struct json merge, struct text *joined, struct bpe_merge *out,
@@ -130,7 +135,7 @@ static int refuse_options(struct json model, struct error *error)
         const bool is_empty = json_is_string(value) && !json_need_string(value, &text, NULL) && !*text;
         const bool is_false = !json_need_bool(value, &on, NULL) && !on;
         if (!is_empty && !is_false)
-            return tokenizer_refuse(value, "is set", "null or false: byte-level BPE needs none of it", error);
+            return tokenizer_refuse(value, "a value", "null or false: byte-level BPE needs none of it", error);
     }
     return 0;
 }
@@ -177,13 +182,14 @@ static int read_flags(struct json entry, struct added_flags *flags, struct error
 static int find_added(struct tokenizer *t, struct json entry, const char *content, uint32_t id,
                       uint32_t *index, struct error *error)
 {
+    char shown[TEXT_SHOWN];
     const size_t size = strlen(content);
     *index = vocabulary_find(&t->vocabulary, content, size);
     const uint32_t given = *index != VOCABULARY_NONE ? t->vocabulary.tokens[*index].id : t->vocabulary.n;
     if (id != given)
         return error_set(error, ERROR_INPUT,
-                         "%s: \"%.60s\" has id %u, but Hugging Face's loader gives it %u (%s); expected both to agree",
-                         json_where(entry), content, id, given,
+                         "%s: \"%s\" has id %u, but Hugging Face's loader gives it %u (%s); expected both to agree",
+                         json_where(entry), text_shown(shown, content, size), id, given,
                          *index != VOCABULARY_NONE ? "its id in model.vocab" : "the next after model.vocab");
     if (*index != VOCABULARY_NONE)
         return t->vocabulary.tokens[*index].added ? tokenizer_refuse(entry, content, "each content once", error) : 0;

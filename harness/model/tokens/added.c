@@ -23,9 +23,10 @@ int added_open(struct added *added, struct added_token *tokens, size_t n, const 
     bool words = false;
     for (size_t i = 0; i < n; i++) {
         assert(tokens[i].size && tokens[i].size <= ADDED_BYTES);
+        char shown[TEXT_SHOWN];
         if (i && !compare_contents(&tokens[i - 1], &tokens[i]))
-            return error_set(error, ERROR_INPUT, "%s: added token \"%.*s\" stands twice (once normalized), expected once",
-                             where, (int)tokens[i].size, tokens[i].content);
+            return error_set(error, ERROR_INPUT, "%s: added token \"%s\" stands twice (once normalized), expected once", where,
+                             text_shown(shown, tokens[i].content, tokens[i].size));
         added->first[(unsigned char)tokens[i].content[0] + 1]++;
         words |= tokens[i].single_word;
     }

@@ -1,9 +1,8 @@
 // bpe: byte-pair merging of one word, as Hugging Face `tokenizers` orders it.
 //
 // The pair of the lowest rank is merged first, the leftmost first among equals (Sennrich et al. 2016, with the order of
-// the merge list as rank). Candidates stand in a heap and are checked only when they come to the top, by the token that
-// they would make: when two different pairs make the same token, one may be merged at the rank of the other. That
-// is what the Hugging Face implementation does, so ids depend on it. O(n log n) for a word of n bytes.
+// the merge list as rank). Candidates stand in a heap and are checked when they come to the top: O(n log n) for a word of
+// n bytes, whatever they are.
 #ifndef ASSAY_TOKENS_BPE_H
 #define ASSAY_TOKENS_BPE_H
 

@@ -32,8 +32,9 @@ static int compile(struct pattern *pattern, const struct text *syntax, const cha
     if (!pattern->code) {
         char reason[128];
         pcre2_get_error_message(code, (PCRE2_UCHAR *)reason, sizeof reason);
-        return error_set(error, ERROR_INPUT, "%s: \"%.200s\" is no regular expression that PCRE2 accepts: %s",
-                         pattern->where, expression, reason);
+        char shown[TEXT_SHOWN];
+        return error_set(error, ERROR_INPUT, "%s: \"%s\" is no regular expression that PCRE2 accepts: %s", pattern->where,
+                         text_shown(shown, expression, strlen(expression)), reason);
     }
     const bool fast = !pcre2_jit_compile(pattern->code, PCRE2_JIT_COMPLETE); // else interpreted: slower, equal
     pattern->match = pcre2_match_data_create(1, NULL);

@@ -19,10 +19,11 @@ struct translation {
 
 static int refuse(struct translation *t, const char *what, size_t length)
 {
+    char shown[TEXT_SHOWN];
     return error_set(t->error, ERROR_INPUT,
-                     "%s: the regular expression \"%.300s\" has \"%.*s\" at byte %zu, which Oniguruma and PCRE2 may read "
-                     "differently; expected the syntax listed in harness/model/tokens/pattern.h",
-                     t->where, t->expression, (int)length, what, (size_t)(what - t->expression));
+                     "%s: the regular expression has \"%s\" at byte %zu, which Oniguruma and PCRE2 may read differently; expected "
+                     "the syntax listed in harness/model/tokens/pattern.h",
+                     t->where, text_shown(shown, what, length), (size_t)(what - t->expression));
 }
 
 static int emit(struct translation *t, const char *syntax)
@@ -223,7 +224,8 @@ static int translate_group(struct translation *t)
         opening = "(";
     }
     if (t->depth == GROUPS)
-        return refuse(t, t->at, 1);
+        return error_set(t->error, ERROR_INPUT, "%s: the regular expression has more than %d groups one in the other, expected "
+                         "at most that", t->where, GROUPS);
     const bool caseless = t->caseless[t->depth] || !strcmp(opening, "(?i:");
     t->caseless[++t->depth] = caseless;
     t->letter = 0;
@@ -292,6 +294,7 @@ int pattern_translate(struct text *out, const char *expression, const char *wher
     while (!failed && t.at < t.end)
         failed = translate_one(&t);
     if (!failed && t.depth)
-        failed = refuse(&t, t.end, 0);
+        failed = error_set(error, ERROR_INPUT, "%s: the regular expression has %u groups still open at its end, expected none",
+                           where, t.depth);
     return failed;
 }

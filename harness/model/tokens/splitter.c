@@ -15,15 +15,10 @@ const char *splitter_behavior_name(enum splitter_behavior behavior)
     return names[behavior];
 }
 
-int splitter_add(struct splitter *splitter, struct pattern *pattern, enum splitter_behavior behavior, bool invert,
-                 struct error *error)
+void splitter_add(struct splitter *splitter, struct pattern *pattern, enum splitter_behavior behavior, bool invert)
 {
-    if (splitter->n_steps == SPLITTER_STEPS) {
-        pattern_close(&pattern);
-        return error_set(error, ERROR_INPUT, "pre_tokenizer: more than %d steps, expected at most that", SPLITTER_STEPS);
-    }
+    assert(splitter->n_steps < SPLITTER_STEPS);
     splitter->steps[splitter->n_steps++] = (struct splitter_step){pattern, behavior, invert};
-    return 0;
 }
 
 void splitter_close(struct splitter *splitter)

@@ -40,9 +40,8 @@ struct splitter { // {0} has no steps: one word
     double deadline;                 // CPU seconds of this thread
 };
 
-// Takes ownership of `pattern` (on failure too). ERROR_INPUT when there are SPLITTER_STEPS already.
-int splitter_add(struct splitter *splitter, struct pattern *pattern, enum splitter_behavior behavior, bool invert,
-                 struct error *error);
+// Takes ownership of `pattern`. At most SPLITTER_STEPS calls.
+void splitter_add(struct splitter *splitter, struct pattern *pattern, enum splitter_behavior behavior, bool invert);
 void splitter_close(struct splitter *splitter);
 
 // Before the pieces of a text of `size` bytes are split: no expression may take more CPU time than a hundred times what a

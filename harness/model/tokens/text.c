@@ -106,6 +106,28 @@ int text_append_repaired(struct text *text, const char *bytes, size_t size, stru
     }
 }
 
+const char *text_shown(char shown[TEXT_SHOWN], const char *text, size_t size)
+{
+    enum { MOST = TEXT_SHOWN - 4 };
+    size_t n = 0;
+    for (size_t at = 0; at < size;) {
+        uint32_t code;
+        const size_t length = text_character(text + at, size - at, &code);
+        const bool printable = code >= 0x20 && code != TEXT_INVALID && (code < 0x7F || code > 0x9F);
+        const size_t needed = printable ? length : 1;
+        if (n + needed > MOST) {
+            memcpy(shown + n, "...", 3);
+            n += 3;
+            break;
+        }
+        memcpy(shown + n, printable ? text + at : "?", needed);
+        n += needed;
+        at += length;
+    }
+    shown[n] = '\0';
+    return shown;
+}
+
 bool text_is_space(uint32_t code)
 {
     return (code >= 0x09 && code <= 0x0D) || code == 0x20 || code == 0x85 || code == 0xA0 || code == 0x1680 ||

@@ -41,4 +41,8 @@ int text_letter_byte(uint32_t code);
 // Appends the bytes that `letters` (valid UTF-8) stands for; when any character is no letter, `letters` itself.
 int text_append_letters(struct text *text, const char *letters, size_t size, struct error *error);
 
+// `text` for a message: cut to TEXT_SHOWN - 4 bytes ("..."), what is no printable character shown as '?'. Returns `shown`.
+enum { TEXT_SHOWN = 68 };
+const char *text_shown(char shown[TEXT_SHOWN], const char *text, size_t size);
+
 #endif

@@ -3,6 +3,8 @@
 #include <assert.h>
 #include <string.h>
 
+#include "harness/model/tokens/text.h"
+
 // The table is at most half full, where random keys need about 30 steps in a million; texts chosen to collide would need
 // one step for each token before them.
 enum { PROBES = 1024 };
@@ -55,17 +57,18 @@ int vocabulary_open(struct vocabulary *vocabulary, struct arena *arena, uint32_t
 
 int vocabulary_add(struct vocabulary *vocabulary, const char *text, size_t size, uint32_t id, struct error *error)
 {
+    char shown[TEXT_SHOWN];
     assert(vocabulary->n < vocabulary->capacity);
     if (id >= VOCABULARY_IDS || size > INT32_MAX)
-        return error_set(error, ERROR_INPUT, "%s: token \"%.60s\" has id %u, expected less than %d",
-                         vocabulary->where, text, id, VOCABULARY_IDS);
+        return error_set(error, ERROR_INPUT, "%s: token \"%s\" has id %u, expected less than %d",
+                         vocabulary->where, text_shown(shown, text, size), id, VOCABULARY_IDS);
     const uint32_t slot = find_slot(vocabulary, text, size);
     if (slot == VOCABULARY_NONE)
-        return error_set(error, ERROR_INPUT, "%s: token \"%.60s\" (id %u) is one of more than %d chosen to collide",
-                         vocabulary->where, text, id, PROBES);
+        return error_set(error, ERROR_INPUT, "%s: token \"%s\" (id %u) is one of more than %d chosen to collide",
+                         vocabulary->where, text_shown(shown, text, size), id, PROBES);
     if (vocabulary->slots[slot] != VOCABULARY_NONE)
-        return error_set(error, ERROR_INPUT, "%s: token \"%.60s\" stands twice, with ids %u and %u", vocabulary->where,
-                         text, vocabulary->tokens[vocabulary->slots[slot]].id, id);
+        return error_set(error, ERROR_INPUT, "%s: token \"%s\" stands twice, with ids %u and %u", vocabulary->where,
+                         text_shown(shown, text, size), vocabulary->tokens[vocabulary->slots[slot]].id, id);
     vocabulary->slots[slot] = vocabulary->n;
     vocabulary->tokens[vocabulary->n++] = (struct token){
         .text = text, .spoken = text, .size = (uint32_t)size, .spoken_size = (uint32_t)size, .id = id};
@@ -86,9 +89,11 @@ int vocabulary_seal(struct vocabulary *vocabulary, struct arena *arena, struct e
     for (uint32_t index = 0; index < vocabulary->n; index++) {
         const struct token *token = &vocabulary->tokens[index];
         const uint32_t other = vocabulary->of_id[token->id];
+        char shown[2][TEXT_SHOWN];
         if (other != VOCABULARY_NONE)
-            return error_set(error, ERROR_INPUT, "%s: id %u belongs to \"%.60s\" and to \"%.60s\", expected one token an id",
-                             vocabulary->where, token->id, vocabulary->tokens[other].text, token->text);
+            return error_set(error, ERROR_INPUT, "%s: id %u belongs to \"%s\" and to \"%s\", expected one token an id",
+                             vocabulary->where, token->id, text_shown(shown[0], vocabulary->tokens[other].text, vocabulary->tokens[other].size),
+                             text_shown(shown[1], token->text, token->size));
         vocabulary->of_id[token->id] = index;
     }
     return 0;

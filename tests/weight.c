@@ -1,0 +1,38 @@
+// The exact values of quantized weights. The other formats: model.c.
+#include <criterion/criterion.h>
+
+#include "harness/model/weight.h"
+
+Test(weight, elements_of_codes_are_code_times_scale_exactly)
+{
+    // two rows of 64: blocks of 32 with scales 0.5, 2^-24 (the smallest half), -0.099976 (0xAE66) and 65504
+    static const uint16_t scales[] = {0x3800, 0x0001, 0xAE66, 0x7BFF};
+    int8_t q8[2 * 64];
+    uint8_t q4[2 * 32];
+    float row[64];
+    for (int i = 0; i < 128; i++) {
+        q8[i] = (int8_t)(2 * i - 128);
+        if (i % 2 == 0)
+            q4[i / 2] = (uint8_t)((i / 2 % 16) | (15 - i / 2 % 16) << 4); // low nibble first
+    }
+    const struct weight eight = {
+        .name = "w", .format = WEIGHT_Q8, .rows = 2, .cols = 64, .data = q8, .scale = scales, .block = 32};
+    const struct weight four = {
+        .name = "w", .format = WEIGHT_Q4, .rows = 2, .cols = 64, .data = q4, .scale = scales, .block = 32};
+    static const double exact[] = {0.5, 0x1p-24, -0x1.998p-4, 65504};
+    for (uint32_t r = 0; r < 2; r++) {
+        for (uint32_t c = 0; c < 64; c++) {
+            const int i = (int)(r * 64 + c), low = i / 2 % 16, nibble = c % 2 ? 15 - low : low;
+            const double scale = exact[i / 32];
+            cr_assert_eq((double)weight_at(&eight, r, c), (2 * i - 128) * scale);
+            cr_assert_eq((double)weight_at(&four, r, c), (nibble < 8 ? nibble : nibble - 16) * scale);
+        }
+    }
+    weight_row(&four, 1, row);
+    for (uint32_t c = 0; c < 64; c++)
+        cr_assert_eq(row[c], weight_at(&four, 1, c));
+    const struct weight odd = {
+        .name = "w", .format = WEIGHT_Q4, .rows = 2, .cols = 3, .data = q4, .scale = scales, .block = 3};
+    cr_assert_eq(weight_row_bytes(&odd), 2); // the second row begins at a whole byte
+    cr_assert_eq(weight_at(&odd, 1, 0), 2 * 0x1p-24F);
+}

@@ -1,5 +1,5 @@
-// plan: the precision plan, JSON in the bundle. The dtype of every class of activation, state, weight and sum, so that
-// "fp32 attention projections" or "fp16 accumulation" are data. arithmetic.md 3 is the default.
+// plan: the precision plan, JSON in the bundle. The dtype of every class of activation, state, weight and sum, so
+// that "fp32 attention projections" or "fp16 accumulation" are data. arithmetic.md 3 is the default.
 #ifndef ASSAY_PLAN_H
 #define ASSAY_PLAN_H
 

@@ -1,7 +1,6 @@
 // The runtime's step: equal, bit for bit, to the slow double version of the same rounding points (slow_runtime.h), on
 // the mini model and on one of odd shapes; equal for every instruction set, number of threads, with taps and without.
 #include <criterion/criterion.h>
-#include <malloc.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -248,19 +247,6 @@ Test(step, gives_the_same_bits_with_taps_and_every_tap_once_in_halves)
                              tap_point_name((enum tap_point)point));
             }
     }
-    engine_close(&engine);
-}
-
-Test(step, allocates_nothing)
-{
-    const struct model *model = mini(WEIGHT_Q8);
-    struct engine *engine = open_default(model);
-    step(engine, 1);
-    const struct mallinfo2 before = mallinfo2();
-    for (uint32_t t = 1; t < 40; t++)
-        step(engine, token_at(model, t));
-    const struct mallinfo2 after = mallinfo2();
-    cr_expect(before.uordblks == after.uordblks && before.hblkhd == after.hblkhd);
     engine_close(&engine);
 }
 

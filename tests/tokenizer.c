@@ -420,8 +420,10 @@ Test(tokenizer, bad_files_are_refused_by_name_and_sound_ones_open)
     int tried = 0;
     for (int i = 0; i < n; i++) {
         const char *name = entries[i]->d_name;
-        if (*name == '.')
+        if (*name == '.') {
+            free(entries[i]);
             continue;
+        }
         struct tokenizer *tokenizer = NULL;
         error = (struct error){0};
         const int code = tokenizer_open(&tokenizer, file_join(&arena, directory, name), &error);

@@ -83,9 +83,11 @@ static uint32_t *cut(struct tokenizer *tokenizer, const char *bytes, size_t size
     struct splitter_words words;
     cr_assert_eq(text_append_repaired(&clean, bytes, size, &error), 0);
     cr_assert_eq(tokenizer->nfc ? nfc_append(&composed, clean.bytes, clean.size, &error)
-                                : text_append(&composed, clean.bytes, clean.size, &error), 0, "%s", error.text);
+                                : text_append(&composed, clean.bytes, clean.size, &error),
+                 0, "%s", error.text);
     splitter_begin(&tokenizer->splitter, composed.size);
-    cr_assert_eq(splitter_split(&tokenizer->splitter, composed.bytes, composed.size, &words, &error), 0, "%s", error.text);
+    cr_assert_eq(splitter_split(&tokenizer->splitter, composed.bytes, composed.size, &words, &error), 0, "%s",
+                 error.text);
     uint32_t *sizes = arena_alloc(&arena, words.n, sizeof *sizes);
     cr_assert_not_null(sizes);
     for (size_t i = 0; i < words.n; i++)
@@ -110,7 +112,8 @@ static bool agrees(struct tokenizer *tokenizer, struct json entry, const char *n
     const uint32_t *cuts = cut(tokenizer, bytes, size, &n_cuts);
     equal &= equal_ids(json_get(answer, "cuts"), cuts, n_cuts);
     for (int skip = 0; skip < 2; skip++) {
-        cr_assert_eq(tokenizer_decode(tokenizer, &arena, ids, n, skip, &whole, &whole_size, &error), 0, "%s", error.text);
+        cr_assert_eq(tokenizer_decode(tokenizer, &arena, ids, n, skip, &whole, &whole_size, &error), 0, "%s",
+                     error.text);
         const char *expected = from_hex(json_get(answer, skip ? "skipped" : "text"), &expected_size);
         equal &= whole_size == expected_size && !memcmp(whole, expected, whole_size) && !whole[whole_size];
     }
@@ -171,14 +174,17 @@ static size_t count_odd(struct tokenizer *tokenizer, struct json answers, const 
 {
     size_t differences = 0, texts = 0;
     struct json answer = json_first(answers);
-    for (struct json hex = json_first(golden("odd_texts")); hex.item; hex = json_next(hex), answer = json_next(answer), texts++) {
+    for (struct json hex = json_first(golden("odd_texts")); hex.item;
+         hex = json_next(hex), answer = json_next(answer), texts++) {
         size_t size, n, n_cuts, back_size, expected_size;
         char *back, *bytes = from_hex(hex, &size);
         const uint32_t *ids = encode(tokenizer, bytes, size, true, &n), *cuts = cut(tokenizer, bytes, size, &n_cuts);
-        cr_assert_eq(tokenizer_decode(tokenizer, &arena, ids, n, true, &back, &back_size, &error), 0, "%s", error.text);
+        cr_assert_eq(tokenizer_decode(tokenizer, &arena, ids, n, true, &back, &back_size, &error), 0, "%s",
+                     error.text);
         const char *expected = from_hex(json_get(answer, "skipped"), &expected_size);
-        const bool equal = equal_ids(json_get(answer, "ids"), ids, n) && equal_ids(json_get(answer, "cuts"), cuts, n_cuts) &&
-                           back_size == expected_size && !memcmp(back, expected, back_size);
+        const bool equal = equal_ids(json_get(answer, "ids"), ids, n) &&
+                           equal_ids(json_get(answer, "cuts"), cuts, n_cuts) && back_size == expected_size &&
+                           !memcmp(back, expected, back_size);
         differences += !equal;
         cr_expect(equal || !report, "%s: \"%s\" differs", name, bytes);
     }
@@ -239,8 +245,8 @@ Test(tokenizer, each_odd_feature_has_an_effect)
     };
     for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++) {
         struct tokenizer *tokenizer = open_odd(pairs[i][1]);
-        cr_expect_gt(count_odd(tokenizer, odd_answers(pairs[i][0]), pairs[i][0], false), 0, "%s and %s are one", pairs[i][0],
-                     pairs[i][1]);
+        cr_expect_gt(count_odd(tokenizer, odd_answers(pairs[i][0]), pairs[i][0], false), 0, "%s and %s are one",
+                     pairs[i][0], pairs[i][1]);
         tokenizer_close(&tokenizer);
     }
 }
@@ -301,7 +307,8 @@ static void hash_block(struct tokenizer *tokenizer, uint32_t start, char hex[HAS
 static size_t count_blocks(struct tokenizer *tokenizer, const char *name, bool report)
 {
     size_t blocks = 0, differences = 0;
-    for (struct json entry = json_first(json_get(golden("planes"), name)); entry.item; entry = json_next(entry), blocks++) {
+    for (struct json entry = json_first(json_get(golden("planes"), name)); entry.item;
+         entry = json_next(entry), blocks++) {
         const char *expected;
         char hex[HASH_HEX];
         const uint32_t start = (uint32_t)strtoul(json_key(entry), NULL, 16);
@@ -453,7 +460,8 @@ Test(tokenizer, valid_text_without_special_tokens_comes_back_from_its_ids)
         size_t size, n, back_size;
         char *back, *bytes = from_hex(json_get(entry, "bytes"), &size);
         const uint32_t *ids = encode(tokenizer, bytes, size, false, &n);
-        cr_assert_eq(tokenizer_decode(tokenizer, &arena, ids, n, false, &back, &back_size, &error), 0, "%s", error.text);
+        cr_assert_eq(tokenizer_decode(tokenizer, &arena, ids, n, false, &back, &back_size, &error), 0, "%s",
+                     error.text);
         cr_expect(back_size == size && !memcmp(back, bytes, size), "%s: %s is not %s", group, back, bytes);
         tried++;
     }
@@ -466,7 +474,8 @@ Test(tokenizer, ids_without_a_token_are_an_error)
     struct tokenizer *tokenizer = open_file(LFM2);
     char *text;
     size_t size;
-    cr_expect_eq(tokenizer_decode(tokenizer, &arena, (uint32_t[]){24, 4096}, 2, false, &text, &size, &error), ERROR_INPUT);
+    cr_expect_eq(tokenizer_decode(tokenizer, &arena, (uint32_t[]){24, 4096}, 2, false, &text, &size, &error),
+                 ERROR_INPUT);
     cr_expect_not_null(strstr(error.text, "id 4096 at place 1"), "%s", error.text);
     cr_expect_null(text);
     cr_expect_null(tokenizer_token(tokenizer, 4096));

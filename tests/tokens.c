@@ -1,4 +1,5 @@
-// The parts of the tokenizer, each against a slower or independent account of the same thing, and against hostile input.
+// The parts of the tokenizer, each against a slower or independent account of the same thing, and against hostile
+// input.
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,8 +21,8 @@ static void expect_repaired(const char *bytes, size_t size, const char *expected
 {
     struct text text = {0};
     cr_assert_eq(text_append_repaired(&text, bytes, size, &error), 0);
-    cr_expect(text.size == strlen(expected) && !memcmp(text.bytes, expected, text.size), "%.*s is not %s", (int)text.size,
-              text.bytes, expected);
+    cr_expect(text.size == strlen(expected) && !memcmp(text.bytes, expected, text.size), "%.*s is not %s",
+              (int)text.size, text.bytes, expected);
     cr_expect_eq(text_is_valid(bytes, size), text.size == size && !memcmp(text.bytes, bytes, size));
     text_close(&text);
 }
@@ -33,12 +34,17 @@ Test(tokens, one_replacement_for_each_maximal_invalid_part)
 {
     expect_repaired("plain ascii of more than eight bytes", 36, "plain ascii of more than eight bytes");
     expect_repaired("\xC3\xA9\xE4\xB8\xAD\xF0\x9F\x98\x80", 9, "\xC3\xA9\xE4\xB8\xAD\xF0\x9F\x98\x80");
-    expect_repaired("a\xF1\x80\x80\xE1\x80\xC2" "b\x80" "c\x80\xBF" "d", 13,
-                    "a" REPLACED REPLACED REPLACED "b" REPLACED "c" REPLACED REPLACED "d");
-    expect_repaired("\xC0\xAF\xE0\x80\xBF\xF0\x81\x82" "A", 9,
-                    REPLACED REPLACED REPLACED REPLACED REPLACED REPLACED REPLACED REPLACED "A");
-    expect_repaired("\xED\xA0\x80\xF4\x91\x92\x93\xFF" "A", 9,
-                    REPLACED REPLACED REPLACED REPLACED REPLACED REPLACED REPLACED REPLACED "A");
+    expect_repaired("a\xF1\x80\x80\xE1\x80\xC2"
+                    "b\x80"
+                    "c\x80\xBF"
+                    "d",
+                    13, "a" REPLACED REPLACED REPLACED "b" REPLACED "c" REPLACED REPLACED "d");
+    expect_repaired("\xC0\xAF\xE0\x80\xBF\xF0\x81\x82"
+                    "A",
+                    9, REPLACED REPLACED REPLACED REPLACED REPLACED REPLACED REPLACED REPLACED "A");
+    expect_repaired("\xED\xA0\x80\xF4\x91\x92\x93\xFF"
+                    "A",
+                    9, REPLACED REPLACED REPLACED REPLACED REPLACED REPLACED REPLACED REPLACED "A");
     expect_repaired("\xE2\x82", 2, REPLACED);
     expect_repaired("\xF4\x8F\xBF\xBF", 4, "\xF4\x8F\xBF\xBF");
 }
@@ -81,8 +87,8 @@ static void expect_nfc(const char *text, const char *expected)
 {
     struct text out = {0};
     cr_assert_eq(nfc_append(&out, text, strlen(text), &error), 0);
-    cr_expect(out.size == strlen(expected) && (!out.size || !memcmp(out.bytes, expected, out.size)), "%s gives %.*s", text, (int)out.size,
-              out.bytes);
+    cr_expect(out.size == strlen(expected) && (!out.size || !memcmp(out.bytes, expected, out.size)), "%s gives %.*s",
+              text, (int)out.size, out.bytes);
     text_close(&out);
 }
 
@@ -249,17 +255,56 @@ static void expect_refused(const char *expression, const char *because)
 Test(tokens, what_two_engines_read_differently_is_refused_by_name)
 {
     static const char *const unlike[][2] = {
-        {"\\w+", "\\w"}, {"\\bx", "\\b"}, {"\\h", "\\h"}, {"\\R", "\\R"}, {"(a)\\1", "\\1"}, {"\\p{Han}", "\\p{Han}"}, {"\\pL", "\\p"},
-        {"\\p{^L}", "\\p{^L}"}, {"[\\P{L}]", "\\P{L}"}, {"\\xe9", "\\xe9"}, {"\\x{110000}", "\\x{110000}"}, {"[[:alpha:]]", "[["},
-        {"[a&&b]", "[a&"}, {"[]a]", "[]"}, {"[a", "[a"}, {"(?i)a", "(?i)"}, {"(?i:ss)", "s"}, {"(?i:\xC3\xA9)", "\xC3\xA9"}, {"(?m:.)", "(?m:"},
-        {"(?<n>a)", "(?<n"}, {"(*UCP)a", "(*UC"}, {"a{,2}", "{,2"}, {"a{2}?", "{2}?"}, {"a{1,2}+", "{1,2}+"}, {"a{x}", "{"}, {"a)", ")"},
-        {"(a", "still open"}, {"", "0 bytes"}, {"a\\", "\\"}, {"\xFF", "UTF-8"}, {"a**", "PCRE2 accepts"}, {"(?<=a+)b", "PCRE2 accepts"},
+        {"\\w+", "\\w"},
+        {"\\bx", "\\b"},
+        {"\\h", "\\h"},
+        {"\\R", "\\R"},
+        {"(a)\\1", "\\1"},
+        {"\\p{Han}", "\\p{Han}"},
+        {"\\pL", "\\p"},
+        {"\\p{^L}", "\\p{^L}"},
+        {"[\\P{L}]", "\\P{L}"},
+        {"\\xe9", "\\xe9"},
+        {"\\x{110000}", "\\x{110000}"},
+        {"[[:alpha:]]", "[["},
+        {"[a&&b]", "[a&"},
+        {"[]a]", "[]"},
+        {"[a", "[a"},
+        {"(?i)a", "(?i)"},
+        {"(?i:ss)", "s"},
+        {"(?i:\xC3\xA9)", "\xC3\xA9"},
+        {"(?m:.)", "(?m:"},
+        {"(?<n>a)", "(?<n"},
+        {"(*UCP)a", "(*UC"},
+        {"a{,2}", "{,2"},
+        {"a{2}?", "{2}?"},
+        {"a{1,2}+", "{1,2}+"},
+        {"a{x}", "{"},
+        {"a)", ")"},
+        {"(a", "still open"},
+        {"", "0 bytes"},
+        {"a\\", "\\"},
+        {"\xFF", "UTF-8"},
+        {"a**", "PCRE2 accepts"},
+        {"(?<=a+)b", "PCRE2 accepts"},
     };
     for (size_t i = 0; i < sizeof unlike / sizeof *unlike; i++)
         expect_refused(unlike[i][0], unlike[i][1]);
     static const char *const alike[] = {
-        "\\s+(?!\\S)|\\s+", "[^\\r\\n\\p{L}\\p{N}]?+\\p{L}++", "(?i:'s|'t|'re|'ve|'m|'ll|'d)", "(?i:[sdmt]|ll|ve|re)", "\\P{L}", "[-a]", "[a-]",
-        "[\\-\\]\\[]", "a{2}|a{2,}|a{2,3}|a{2,3}?", "(?<=a)b|(?<!a)c|(?>d|e)", "\\x41\\x{e9}\\u4e2d", "^a$", "\\d\\D[\\d]", "\\.\\*\\\\",
+        "\\s+(?!\\S)|\\s+",
+        "[^\\r\\n\\p{L}\\p{N}]?+\\p{L}++",
+        "(?i:'s|'t|'re|'ve|'m|'ll|'d)",
+        "(?i:[sdmt]|ll|ve|re)",
+        "\\P{L}",
+        "[-a]",
+        "[a-]",
+        "[\\-\\]\\[]",
+        "a{2}|a{2,}|a{2,3}|a{2,3}?",
+        "(?<=a)b|(?<!a)c|(?>d|e)",
+        "\\x41\\x{e9}\\u4e2d",
+        "^a$",
+        "\\d\\D[\\d]",
+        "\\.\\*\\\\",
     };
     for (size_t i = 0; i < sizeof alike / sizeof *alike; i++) {
         struct pattern *pattern;
@@ -316,7 +361,7 @@ Test(tokens, an_expression_that_backtracks_without_end_is_stopped)
     cr_expect_eq(encode_with("(?:a+)+b", text, sizeof text, &seconds), ERROR_INPUT);
     cr_expect_not_null(strstr(error.text, "backtracks without end"), "%s", error.text);
     cr_expect_eq(encode_with("(?:a|a)*b", text, sizeof text, &seconds), ERROR_INPUT);
-    cr_expect_lt(seconds, 10.0); // ten million steps
+    cr_expect_lt(seconds, 10.0);                                                                 // ten million steps
     cr_expect_eq(encode_with("(?:a|c)*b|a+", text, sizeof text, &seconds), 0, "%s", error.text); // the control
 }
 
@@ -337,7 +382,8 @@ Test(tokens, an_expression_that_takes_the_square_of_the_text_runs_out_of_time)
     cr_expect_eq(splitter_split(&splitter, text, size, &words, &error), ERROR_INPUT);
     cr_expect_not_null(strstr(error.text, "time allowed"), "%s", error.text);
     splitter_close(&splitter);
-    cr_expect_eq(encode_with("a", text, 400000, &seconds), 0, "%s", error.text); // the control: many matches, each short
+    cr_expect_eq(encode_with("a", text, 400000, &seconds), 0, "%s",
+                 error.text); // the control: many matches, each short
     free(text);
 }
 
@@ -354,8 +400,21 @@ static size_t encode_file(struct tokenizer *tokenizer, const char *text, size_t 
 // A million bytes of one kind; a quadratic step anywhere would take minutes.
 Test(tokens, a_long_text_of_one_kind_takes_no_longer_than_prose)
 {
-    static const char *const units[] = {" ", "a", "\n", "1", "!", "e\xCC\x81", "\xCC\x81\xCC\xA3", "\xFF", "<|im_start|>", "<|im_start", "\xE4\xB8\xAD",
-                                        "Mathias", "\t ", " \n", "it's "};
+    static const char *const units[] = {" ",
+                                        "a",
+                                        "\n",
+                                        "1",
+                                        "!",
+                                        "e\xCC\x81",
+                                        "\xCC\x81\xCC\xA3",
+                                        "\xFF",
+                                        "<|im_start|>",
+                                        "<|im_start",
+                                        "\xE4\xB8\xAD",
+                                        "Mathias",
+                                        "\t ",
+                                        " \n",
+                                        "it's "};
     struct tokenizer *tokenizers[2];
     cr_assert_eq(tokenizer_open(&tokenizers[0], LFM2, &error), 0, "%s", error.text);
     cr_assert_eq(tokenizer_open(&tokenizers[1], ASSAY_FIXTURES "/tokenizers/qwen35-mini/tokenizer.json", &error), 0);
@@ -368,7 +427,8 @@ Test(tokens, a_long_text_of_one_kind_takes_no_longer_than_prose)
         for (int j = 0; j < 2; j++)
             cr_expect_gt(encode_file(tokenizers[j], text.bytes, text.size), 0);
         const double seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
-        cr_expect_lt(seconds, 5.0, "%s: %g s", units[i], seconds); // measured 0.02 to 0.4 s; 30 times that under sanitizers
+        cr_expect_lt(seconds, 5.0, "%s: %g s", units[i],
+                     seconds); // measured 0.02 to 0.4 s; 30 times that under sanitizers
     }
     text_close(&text);
     tokenizer_close(&tokenizers[0]);

@@ -28,9 +28,12 @@ static int find_tokenizer(struct arena *arena, const char *model, const char **p
     if (file_exists(*path))
         return 0;
     if (*path == model)
-        return error_set(error, ERROR_INPUT, "%s: there is no such file or directory, expected a checkpoint, a bundle or a "
-                         "tokenizer.json", model);
-    return error_set(error, ERROR_INPUT, "%s: has no tokenizer.json, expected one there or in its tokenizer/ directory", model);
+        return error_set(error, ERROR_INPUT,
+                         "%s: there is no such file or directory, expected a checkpoint, a bundle or a "
+                         "tokenizer.json",
+                         model);
+    return error_set(error, ERROR_INPUT,
+                     "%s: has no tokenizer.json, expected one there or in its tokenizer/ directory", model);
 }
 
 static int parse_ids(struct arena *arena, const char *list, uint32_t **ids, size_t *n, struct error *error)
@@ -44,8 +47,8 @@ static int parse_ids(struct arena *arena, const char *list, uint32_t **ids, size
         errno = 0;
         const unsigned long id = strtoul(at, &end, 10);
         if (*at < '0' || *at > '9' || errno || id > UINT32_MAX || (*end && *end != ','))
-            return error_set(error, ERROR_USAGE, "--ids %.60s: found \"%.20s\", expected whole numbers separated by commas", list,
-                             at);
+            return error_set(error, ERROR_USAGE,
+                             "--ids %.60s: found \"%.20s\", expected whole numbers separated by commas", list, at);
         (*ids)[(*n)++] = (uint32_t)id;
         at = end;
         if (!*at)
@@ -70,8 +73,8 @@ static void print_quoted(struct arena *arena, const char *text, size_t size)
     putchar('"');
 }
 
-static void print_json(struct arena *arena, const struct tokenizer *tokenizer, const uint32_t *ids, size_t n, const char *text,
-                       size_t size)
+static void print_json(struct arena *arena, const struct tokenizer *tokenizer, const uint32_t *ids, size_t n,
+                       const char *text, size_t size)
 {
     printf("{\"ids\":[");
     print_ids(ids, n);
@@ -86,14 +89,15 @@ static void print_json(struct arena *arena, const struct tokenizer *tokenizer, c
     printf("}\n");
 }
 
-static int tokenize(const struct options *options, struct tokenizer *tokenizer, struct arena *arena, struct error *error)
+static int tokenize(const struct options *options, struct tokenizer *tokenizer, struct arena *arena,
+                    struct error *error)
 {
     const char *given = options_text(options, "text"), *list = options_text(options, "ids");
     uint32_t *ids;
     size_t n, size;
     char *text;
-    int code = given ? tokenizer_encode(tokenizer, arena, given, strlen(given), !options_flag(options, "no-special"), &ids, &n,
-                                        error)
+    int code = given ? tokenizer_encode(tokenizer, arena, given, strlen(given), !options_flag(options, "no-special"),
+                                        &ids, &n, error)
                      : parse_ids(arena, list, &ids, &n, error);
     if (!code) // ids without a token are found here
         code = tokenizer_decode(tokenizer, arena, ids, n, false, &text, &size, error);
@@ -128,9 +132,14 @@ static int run_tokenize(const struct options *options, struct error *error)
     return code;
 }
 
-const struct command command_tokenize = {
-    "tokenize", "MODEL|BUNDLE (--text TEXT | --ids IDS)", "text to token ids, token ids to text",
-    "Reads tokenizer.json of a checkpoint or a bundle (or the file itself). With --json: ids, the tokens as stored, and the text\n"
-    "that the ids decode to.",
-    "assay tokenize fixtures/models/lfm2-mini --text 'In the beginning'",
-    tokenize_options, 1, 1, run_tokenize};
+const struct command command_tokenize = {"tokenize",
+                                         "MODEL|BUNDLE (--text TEXT | --ids IDS)",
+                                         "text to token ids, token ids to text",
+                                         "Reads tokenizer.json of a checkpoint or a bundle (or the file itself). "
+                                         "With --json: ids, the tokens as stored, and the text\n"
+                                         "that the ids decode to.",
+                                         "assay tokenize fixtures/models/lfm2-mini --text 'In the beginning'",
+                                         tokenize_options,
+                                         1,
+                                         1,
+                                         run_tokenize};

@@ -1,4 +1,5 @@
-// The flow: repair > added tokens in the raw text > normalize > added tokens in that > split into words > merge > template.
+// The flow: repair > added tokens in the raw text > normalize > added tokens in that > split into words > merge >
+// template.
 #include "harness/model/tokenizer.h"
 
 #include <stdlib.h>
@@ -28,7 +29,8 @@ int tokenizer_open(struct tokenizer **tokenizer, const char *path, struct error 
     return failed ? failed : open_document(tokenizer, document, error);
 }
 
-int tokenizer_open_text(struct tokenizer **tokenizer, const char *name, const char *text, size_t size, struct error *error)
+int tokenizer_open_text(struct tokenizer **tokenizer, const char *name, const char *text, size_t size,
+                        struct error *error)
 {
     struct json_document *document;
     *tokenizer = NULL;
@@ -127,10 +129,11 @@ static int encode_word(struct tokenizer *t, const char *word, size_t size, struc
         const unsigned char byte = (unsigned char)word[i];
         t->word.tokens[i] = t->byte_token[byte];
         if (t->byte_token[byte] == VOCABULARY_NONE)
-            return error_set(error, ERROR_INPUT,
-                             "%s: the text has a byte 0x%02X and the vocabulary no token for it, expected one for each of the "
-                             "256 bytes (Hugging Face would drop it in silence)",
-                             t->path, byte);
+            return error_set(
+                error, ERROR_INPUT,
+                "%s: the text has a byte 0x%02X and the vocabulary no token for it, expected one for each of the "
+                "256 bytes (Hugging Face would drop it in silence)",
+                t->path, byte);
     }
     const size_t n = bpe_merge_word(&t->bpe, &t->word, size);
     failed = reserve_ids(&t->out, n, error);

@@ -1,4 +1,5 @@
-// tokenizer.json, checked once: what is known is read, what has no effect on ids is passed over, the rest is refused by name.
+// tokenizer.json, checked once: what is known is read, what has no effect on ids is passed over, the rest is refused
+// by name.
 #include <string.h>
 
 #include "harness/model/tokenizer_parts.h"
@@ -11,8 +12,8 @@ static bool is(const char *text, const char *other)
     return !strcmp(text, other);
 }
 
-// The steps of a normalizer, pre-tokenizer, post-processor or decoder: `read` is called for it, or for each element of
-// `key` when it is a Sequence. Sequences inside are for `read` to refuse.
+// The steps of a normalizer, pre-tokenizer, post-processor or decoder: `read` is called for it, or for each element
+// of `key` when it is a Sequence. Sequences inside are for `read` to refuse.
 struct reader {
     const char *key;
     int (*read)(struct tokenizer *t, struct json step, const char *type, struct error *error);
@@ -63,7 +64,8 @@ static int read_behavior(struct json value, enum splitter_behavior *behavior, st
             *behavior = (enum splitter_behavior)i;
             return 0;
         }
-    return tokenizer_refuse(value, name, "Removed, Isolated, MergedWithPrevious, MergedWithNext or Contiguous", error);
+    return tokenizer_refuse(value, name, "Removed, Isolated, MergedWithPrevious, MergedWithNext or Contiguous",
+                            error);
 }
 
 static int read_split(struct tokenizer *t, struct json step, struct error *error)
@@ -114,8 +116,8 @@ static int read_byte_level(struct tokenizer *t, struct json step, struct error *
 static int read_pre_tokenizer(struct tokenizer *t, struct json step, const char *type, struct error *error)
 {
     if (t->byte_level)
-        return tokenizer_refuse(step, type, "ByteLevel to be the last step: behind it the text is in another alphabet",
-                                error);
+        return tokenizer_refuse(step, type,
+                                "ByteLevel to be the last step: behind it the text is in another alphabet", error);
     if (t->splitter.n_steps + 2 > SPLITTER_STEPS) // ByteLevel may be two
         return tokenizer_refuse(step, "too many steps", "at most 15", error);
     if (is(type, "Split"))
@@ -129,7 +131,8 @@ static int read_pre_tokenizer(struct tokenizer *t, struct json step, const char 
 // --- post-processor
 
 // Appends the ids of a special token of the template.
-static int put_special(struct tokenizer *t, struct json piece, struct json table, struct ids *ids, struct error *error)
+static int put_special(struct tokenizer *t, struct json piece, struct json table, struct ids *ids,
+                       struct error *error)
 {
     const char *name;
     int failed = json_need_string(json_get(piece, "id"), &name, error);
@@ -137,7 +140,8 @@ static int put_special(struct tokenizer *t, struct json piece, struct json table
     if (!failed)
         failed = json_need_array(list, error);
     for (struct json id = json_first(list); id.item && !failed; id = json_next(id)) {
-        failed = ids->n < ids->capacity ? 0 : tokenizer_refuse(list, "too many ids", "at most 64 around a text", error);
+        failed =
+            ids->n < ids->capacity ? 0 : tokenizer_refuse(list, "too many ids", "at most 64 around a text", error);
         if (!failed)
             failed = json_need_u32(id, 0, t->vocabulary.n_ids - 1, &ids->ids[ids->n], error);
         if (!failed && !vocabulary_token(&t->vocabulary, ids->ids[ids->n++]))
@@ -204,12 +208,14 @@ static int read_decoder(struct tokenizer *t, struct json step, const char *type,
 static int refuse_present(struct json root, const char *key, struct error *error)
 {
     const struct json value = json_get(root, key);
-    return json_present(value) ? tokenizer_refuse(value, "a value", "null: it would change the ids of a text", error) : 0;
+    return json_present(value) ? tokenizer_refuse(value, "a value", "null: it would change the ids of a text", error)
+                               : 0;
 }
 
 static int read_root(struct tokenizer *t, struct json root, struct error *error)
 {
-    static const struct reader normalizer = {"normalizers", read_normalizer}, pre = {"pretokenizers", read_pre_tokenizer},
+    static const struct reader normalizer = {"normalizers", read_normalizer},
+                               pre = {"pretokenizers", read_pre_tokenizer},
                                post = {"processors", read_post_processor}, decoder = {"decoders", read_decoder};
     const struct json added = json_get(root, "added_tokens"), normal = json_get(root, "normalizer");
     const struct json after = json_get(root, "post_processor"), version = json_get(root, "version");

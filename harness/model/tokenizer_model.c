@@ -42,7 +42,8 @@ static int read_vocabulary(struct tokenizer *t, struct json vocab, size_t n_adde
 }
 
 // The two texts of a merge: ["a", "b"], or "a b" in older files.
-static int merge_texts(struct json merge, const char **left, size_t *left_size, const char **right, struct error *error)
+static int merge_texts(struct json merge, const char **left, size_t *left_size, const char **right,
+                       struct error *error)
 {
     if (json_is_array(merge)) {
         const struct json second = json_next(json_first(merge));
@@ -74,8 +75,9 @@ static int find_token(const struct tokenizer *t, struct json merge, const char *
     if (*token != VOCABULARY_NONE)
         return 0;
     char shown[TEXT_SHOWN];
-    return error_set(error, ERROR_INPUT, "%s: makes or needs \"%s\", which is not in the vocabulary, expected a token",
-                     json_where(merge), text_shown(shown, text, size));
+    return error_set(error, ERROR_INPUT,
+                     "%s: makes or needs \"%s\", which is not in the vocabulary, expected a token", json_where(merge),
+                     text_shown(shown, text, size));
 }
 
 static int read_merge(struct tokenizer *t, struct json merge, struct text *joined, struct bpe_merge *out,
@@ -94,7 +96,8 @@ static int read_merge(struct tokenizer *t, struct json merge, struct text *joine
         failed = find_token(t, merge, left, left_size, &out->left, error);
     if (!failed)
         failed = find_token(t, merge, right, right_size, &out->right, error);
-    return failed ? failed : find_token(t, merge, joined->size ? joined->bytes : "", joined->size, &out->merged, error);
+    return failed ? failed
+                  : find_token(t, merge, joined->size ? joined->bytes : "", joined->size, &out->merged, error);
 }
 
 static int read_merges(struct tokenizer *t, struct json merges, struct error *error)
@@ -124,8 +127,8 @@ static int read_merges(struct tokenizer *t, struct json merges, struct error *er
 // Options of BPE that change ids when they are set.
 static int refuse_options(struct json model, struct error *error)
 {
-    static const char *const off[] = {"unk_token", "dropout", "continuing_subword_prefix", "end_of_word_suffix", "fuse_unk",
-                                      "byte_fallback"};
+    static const char *const off[] = {"unk_token",          "dropout",  "continuing_subword_prefix",
+                                      "end_of_word_suffix", "fuse_unk", "byte_fallback"};
     for (size_t i = 0; i < sizeof off / sizeof *off; i++) {
         const struct json value = json_get(model, off[i]);
         if (!json_present(value))
@@ -177,10 +180,10 @@ static int read_flags(struct json entry, struct added_flags *flags, struct error
     return failed ? failed : json_need_bool(json_get(entry, "special"), &flags->special, error);
 }
 
-// Index of the token; a content that the model does not know gets the next id after its vocabulary, as `tokenizers` counts:
-// by the number of entries, and whatever the file says.
-static int find_added(struct tokenizer *t, struct json entry, const char *content, uint32_t id,
-                      uint32_t *index, struct error *error)
+// Index of the token; a content that the model does not know gets the next id after its vocabulary, as `tokenizers`
+// counts: by the number of entries, and whatever the file says.
+static int find_added(struct tokenizer *t, struct json entry, const char *content, uint32_t id, uint32_t *index,
+                      struct error *error)
 {
     char shown[TEXT_SHOWN];
     const size_t size = strlen(content);
@@ -199,8 +202,8 @@ static int find_added(struct tokenizer *t, struct json entry, const char *conten
                 : error_set(error, ERROR_RUNTIME, "out of memory for an added token");
 }
 
-static int read_added_token(struct tokenizer *t, struct json entry, struct added_token *out,
-                            bool *normalized, struct error *error)
+static int read_added_token(struct tokenizer *t, struct json entry, struct added_token *out, bool *normalized,
+                            struct error *error)
 {
     const char *content;
     uint32_t id, index;
@@ -216,8 +219,8 @@ static int read_added_token(struct tokenizer *t, struct json entry, struct added
         return failed;
     const size_t size = strlen(content);
     if (!size || size > ADDED_BYTES || !text_is_valid(content, size))
-        return error_set(error, ERROR_INPUT, "%s: content of %zu bytes, expected 1 to %d of valid UTF-8", json_where(entry),
-                         size, ADDED_BYTES);
+        return error_set(error, ERROR_INPUT, "%s: content of %zu bytes, expected 1 to %d of valid UTF-8",
+                         json_where(entry), size, ADDED_BYTES);
     failed = find_added(t, entry, content, id, &index, error);
     if (failed)
         return failed;
@@ -238,7 +241,8 @@ static int read_added_token(struct tokenizer *t, struct json entry, struct added
         text_close(&composed);
     }
     *normalized = flags.normalized;
-    *out = (struct added_token){token->spoken, token->spoken_size, index, flags.single_word, flags.lstrip, flags.rstrip};
+    *out =
+        (struct added_token){token->spoken, token->spoken_size, index, flags.single_word, flags.lstrip, flags.rstrip};
     return failed;
 }
 
@@ -262,7 +266,8 @@ int tokenizer_read_added(struct tokenizer *t, struct json list, size_t n, struct
     // what skip_special compares is the text that a token decodes to
     for (size_t i = 0; i < n_normalized && !failed; i++) {
         const uint32_t same = vocabulary_find(&t->vocabulary, normalized[i].content, normalized[i].size);
-        t->vocabulary.tokens[normalized[i].token].special = same != VOCABULARY_NONE && t->vocabulary.tokens[same].special;
+        t->vocabulary.tokens[normalized[i].token].special =
+            same != VOCABULARY_NONE && t->vocabulary.tokens[same].special;
     }
     if (!failed)
         failed = added_open(&t->raw, raw, n_raw, t->path, error);

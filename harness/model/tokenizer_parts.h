@@ -1,5 +1,5 @@
-// tokenizer_parts: what tokenizer_file.c and tokenizer_model.c read from tokenizer.json and tokenizer.c runs. For these files
-// only.
+// tokenizer_parts: what tokenizer_file.c and tokenizer_model.c read from tokenizer.json and tokenizer.c runs. For
+// these files only.
 #ifndef ASSAY_TOKENIZER_PARTS_H
 #define ASSAY_TOKENIZER_PARTS_H
 
@@ -25,11 +25,11 @@ struct tokenizer {
     struct arena arena;
     const char *path; // for messages
     struct vocabulary vocabulary;
-    struct added raw;        // added tokens matched in the text as it is
+    struct added raw; // added tokens matched in the text as it is
     bool nfc;
     struct added normalized; // those matched after the normalizer
     struct splitter splitter;
-    bool ignore_merges;      // a word that is a token is that token, whatever the merges would make of it
+    bool ignore_merges;       // a word that is a token is that token, whatever the merges would make of it
     uint32_t byte_token[256]; // index in the vocabulary, or VOCABULARY_NONE
     struct bpe bpe;
     const uint32_t *prefix, *suffix; // ids that the template puts around a text

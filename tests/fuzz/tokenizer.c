@@ -6,7 +6,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static const char TEXT[] = "<|im_start|>It's  a1 12345 caf\xC3\xA9 e\xCC\xA3\xCC\x81 \xE4\xB8\xAD\xE6\x96\x87\r\n\n\t aaaaaaaaaaaaaaaaaaaaaaaaaaaa!\xFF\0end ";
+static const char TEXT[] = "<|im_start|>It's  a1 12345 caf\xC3\xA9 e\xCC\xA3\xCC\x81 "
+                           "\xE4\xB8\xAD\xE6\x96\x87\r\n\n\t aaaaaaaaaaaaaaaaaaaaaaaaaaaa!\xFF\0end ";
 
 static void use(struct tokenizer *tokenizer)
 {

@@ -25,7 +25,8 @@ int added_open(struct added *added, struct added_token *tokens, size_t n, const 
         assert(tokens[i].size && tokens[i].size <= ADDED_BYTES);
         char shown[TEXT_SHOWN];
         if (i && !compare_contents(&tokens[i - 1], &tokens[i]))
-            return error_set(error, ERROR_INPUT, "%s: added token \"%s\" stands twice (once normalized), expected once", where,
+            return error_set(error, ERROR_INPUT,
+                             "%s: added token \"%s\" stands twice (once normalized), expected once", where,
                              text_shown(shown, tokens[i].content, tokens[i].size));
         added->first[(unsigned char)tokens[i].content[0] + 1]++;
         words |= tokens[i].single_word;
@@ -40,8 +41,8 @@ void added_close(struct added *added)
     pattern_close(&added->word);
 }
 
-// First of tokens[low, high), all with equal bytes before `at`, whose byte at `at` is `byte` or more. A content that ends
-// at `at` sorts before all bytes.
+// First of tokens[low, high), all with equal bytes before `at`, whose byte at `at` is `byte` or more. A content that
+// ends at `at` sorts before all bytes.
 static size_t lower_bound(const struct added *added, size_t low, size_t high, size_t at, unsigned byte)
 {
     while (low < high) {

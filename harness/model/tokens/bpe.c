@@ -27,8 +27,8 @@ static int compare_pairs(const void *left, const void *right)
     return a->rank < b->rank ? -1 : a->rank > b->rank;
 }
 
-int bpe_open(struct bpe *bpe, struct arena *arena, uint32_t n_tokens, const struct bpe_merge *merges, uint32_t n_merges,
-             struct error *error)
+int bpe_open(struct bpe *bpe, struct arena *arena, uint32_t n_tokens, const struct bpe_merge *merges,
+             uint32_t n_merges, struct error *error)
 {
     uint32_t *first = arena_alloc(arena, (size_t)n_tokens + 2, sizeof *first);
     struct bpe_pair *pairs = arena_alloc(arena, n_merges, sizeof *pairs);

@@ -1,8 +1,8 @@
 // bpe: byte-pair merging of one word, as Hugging Face `tokenizers` orders it.
 //
-// The pair of the lowest rank is merged first, the leftmost first among equals (Sennrich et al. 2016, with the order of
-// the merge list as rank). Candidates stand in a heap and are checked when they come to the top: O(n log n) for a word of
-// n bytes, whatever they are.
+// The pair of the lowest rank is merged first, the leftmost first among equals (Sennrich et al. 2016, with the order
+// of the merge list as rank). Candidates stand in a heap and are checked when they come to the top: O(n log n) for a
+// word of n bytes, whatever they are.
 #ifndef ASSAY_TOKENS_BPE_H
 #define ASSAY_TOKENS_BPE_H
 
@@ -23,10 +23,10 @@ struct bpe {
     const struct bpe_pair *pairs; // by left, then right
 };
 
-// `merges` in order of rank; of a pair that stands there twice the last counts. Tables in the arena; `merges` is not kept.
-// ERROR_RUNTIME when memory is exhausted.
-int bpe_open(struct bpe *bpe, struct arena *arena, uint32_t n_tokens, const struct bpe_merge *merges, uint32_t n_merges,
-             struct error *error);
+// `merges` in order of rank; of a pair that stands there twice the last counts. Tables in the arena; `merges` is not
+// kept. ERROR_RUNTIME when memory is exhausted.
+int bpe_open(struct bpe *bpe, struct arena *arena, uint32_t n_tokens, const struct bpe_merge *merges,
+             uint32_t n_merges, struct error *error);
 
 // The word being merged and the memory for it; {0} to begin with, grown as needed, used again for the next word.
 struct bpe_word {

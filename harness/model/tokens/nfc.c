@@ -6,8 +6,8 @@
 
 #include "harness/model/tokens/unicode_data.h"
 
-// The first character that is a mark or joins one. All below it are in NFC, whatever surrounds them, except that those
-// after them may join them.
+// The first character that is a mark or joins one. All below it are in NFC, whatever surrounds them, except that
+// those after them may join them.
 enum { FIRST_MARK = 0x300, FIRST_MARK_BYTE = 0xCC };
 
 struct characters {
@@ -55,7 +55,7 @@ static void order_marks(struct characters *characters)
             in_order &= class >= before;
             before = class;
             // class, place in the run, code point: 8 + 31 + 21 bits
-            characters->keys[n] = (uint64_t)class << 52 | (uint64_t)n << 21 | (uint64_t)characters->codes[i + n];
+            characters->keys[n] = (uint64_t) class << 52 | (uint64_t)n << 21 | (uint64_t)characters->codes[i + n];
         }
         if (!in_order) {
             qsort(characters->keys, n, sizeof *characters->keys, compare_keys);
@@ -111,8 +111,9 @@ static int append_stretch(struct text *out, struct characters *characters, const
             failed = reserve(characters, LONGEST, error);
             int boundary = 0;
             if (!failed)
-                characters->n += (size_t)utf8proc_decompose_char((utf8proc_int32_t)code, characters->codes + characters->n,
-                                                                 LONGEST, UTF8PROC_DECOMPOSE | UTF8PROC_STABLE, &boundary);
+                characters->n +=
+                    (size_t)utf8proc_decompose_char((utf8proc_int32_t)code, characters->codes + characters->n,
+                                                    LONGEST, UTF8PROC_DECOMPOSE | UTF8PROC_STABLE, &boundary);
         }
         at += length;
     }

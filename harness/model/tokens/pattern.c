@@ -6,8 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-// A sane expression counts a handful of steps for each character of a match. The limit is for one match, in PCRE2's own
-// steps; about 0.1 s. It grows with the text, since the interpreter counts every character given back.
+// A sane expression counts a handful of steps for each character of a match. The limit is for one match, in PCRE2's
+// own steps; about 0.1 s. It grows with the text, since the interpreter counts every character given back.
 enum { MATCH_STEPS = 10000000, STACK_START = 32 * 1024, STACK_MOST = 64 * 1024 * 1024, HEAP_KIBIBYTES = 256 * 1024 };
 
 struct pattern {
@@ -33,8 +33,8 @@ static int compile(struct pattern *pattern, const struct text *syntax, const cha
         char reason[128];
         pcre2_get_error_message(code, (PCRE2_UCHAR *)reason, sizeof reason);
         char shown[TEXT_SHOWN];
-        return error_set(error, ERROR_INPUT, "%s: \"%s\" is no regular expression that PCRE2 accepts: %s", pattern->where,
-                         text_shown(shown, expression, strlen(expression)), reason);
+        return error_set(error, ERROR_INPUT, "%s: \"%s\" is no regular expression that PCRE2 accepts: %s",
+                         pattern->where, text_shown(shown, expression, strlen(expression)), reason);
     }
     const bool fast = !pcre2_jit_compile(pattern->code, PCRE2_JIT_COMPLETE); // else interpreted: slower, equal
     pattern->match = pcre2_match_data_create(1, NULL);
@@ -138,10 +138,11 @@ static int match(struct pattern *pattern, const char *text, size_t size, size_t 
         return 0;
     char reason[128];
     pcre2_get_error_message(found, (PCRE2_UCHAR *)reason, sizeof reason);
-    return error_set(error, found == PCRE2_ERROR_NOMEMORY ? ERROR_RUNTIME : ERROR_INPUT,
-                     "%s: the regular expression gives up at byte %zu of %zu (%s): it backtracks without end, expected one "
-                     "that reads each character a few times",
-                     pattern->where, from, size, reason);
+    return error_set(
+        error, found == PCRE2_ERROR_NOMEMORY ? ERROR_RUNTIME : ERROR_INPUT,
+        "%s: the regular expression gives up at byte %zu of %zu (%s): it backtracks without end, expected one "
+        "that reads each character a few times",
+        pattern->where, from, size, reason);
 }
 
 int pattern_find(struct pattern *pattern, const char *text, size_t size, size_t from, size_t *start, size_t *end,
@@ -155,8 +156,8 @@ int pattern_find(struct pattern *pattern, const char *text, size_t size, size_t 
     *start = span[0];
     *end = span[1];
     if (*start < from || *end < *start)
-        return error_set(error, ERROR_INPUT, "%s: the regular expression matches backwards at byte %zu", pattern->where,
-                         from);
+        return error_set(error, ERROR_INPUT, "%s: the regular expression matches backwards at byte %zu",
+                         pattern->where, from);
     return 1;
 }
 

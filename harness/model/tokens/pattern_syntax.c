@@ -20,10 +20,11 @@ struct translation {
 static int refuse(struct translation *t, const char *what, size_t length)
 {
     char shown[TEXT_SHOWN];
-    return error_set(t->error, ERROR_INPUT,
-                     "%s: the regular expression has \"%s\" at byte %zu, which Oniguruma and PCRE2 may read differently; expected "
-                     "the syntax listed in harness/model/tokens/pattern.h",
-                     t->where, text_shown(shown, what, length), (size_t)(what - t->expression));
+    return error_set(
+        t->error, ERROR_INPUT,
+        "%s: the regular expression has \"%s\" at byte %zu, which Oniguruma and PCRE2 may read differently; expected "
+        "the syntax listed in harness/model/tokens/pattern.h",
+        t->where, text_shown(shown, what, length), (size_t)(what - t->expression));
 }
 
 static int emit(struct translation *t, const char *syntax)
@@ -43,7 +44,8 @@ static bool is_hex(char c)
 
 // --- characters and escapes
 
-// A literal inside (?i: ): one that folds to itself alone, or an ASCII letter that no ligature joins to the one before.
+// A literal inside (?i: ): one that folds to itself alone, or an ASCII letter that no ligature joins to the one
+// before.
 static int check_caseless(struct translation *t, const char *what, size_t length, uint32_t code)
 {
     if (!t->caseless[t->depth])
@@ -181,7 +183,8 @@ static int translate_class(struct translation *t)
     bool empty = true, after_set = false;
     for (; !failed; empty = false) {
         t->letter = 0; // members stand alone
-        if (!left(t) || (empty && *t->at == ']') || *t->at == '[' || (left(t) > 1 && t->at[0] == '&' && t->at[1] == '&'))
+        if (!left(t) || (empty && *t->at == ']') || *t->at == '[' ||
+            (left(t) > 1 && t->at[0] == '&' && t->at[1] == '&'))
             return refuse(t, what, (size_t)(t->at - what) + (left(t) > 0)); // open, empty, nested, intersection
         if (*t->at == ']')
             break;
@@ -224,8 +227,10 @@ static int translate_group(struct translation *t)
         opening = "(";
     }
     if (t->depth == GROUPS)
-        return error_set(t->error, ERROR_INPUT, "%s: the regular expression has more than %d groups one in the other, expected "
-                         "at most that", t->where, GROUPS);
+        return error_set(t->error, ERROR_INPUT,
+                         "%s: the regular expression has more than %d groups one in the other, expected "
+                         "at most that",
+                         t->where, GROUPS);
     const bool caseless = t->caseless[t->depth] || !strcmp(opening, "(?i:");
     t->caseless[++t->depth] = caseless;
     t->letter = 0;
@@ -288,13 +293,18 @@ int pattern_translate(struct text *out, const char *expression, const char *wher
     if (!size || size > PATTERN_BYTES || !text_is_valid(expression, size))
         return error_set(error, ERROR_INPUT, "%s: a regular expression of %zu bytes, expected 1 to %d of valid UTF-8",
                          where, size, PATTERN_BYTES);
-    struct translation t = {.out = out, .expression = expression, .at = expression, .end = expression + size,
-                            .where = where, .error = error};
+    struct translation t = {.out = out,
+                            .expression = expression,
+                            .at = expression,
+                            .end = expression + size,
+                            .where = where,
+                            .error = error};
     int failed = 0;
     while (!failed && t.at < t.end)
         failed = translate_one(&t);
     if (!failed && t.depth)
-        failed = error_set(error, ERROR_INPUT, "%s: the regular expression has %u groups still open at its end, expected none",
-                           where, t.depth);
+        failed = error_set(error, ERROR_INPUT,
+                           "%s: the regular expression has %u groups still open at its end, expected none", where,
+                           t.depth);
     return failed;
 }

@@ -10,8 +10,8 @@ enum { MATCHES_PER_CLOCK = 64 }; // the clock costs as much as a few matches
 
 const char *splitter_behavior_name(enum splitter_behavior behavior)
 {
-    static const char *const names[SPLITTER_BEHAVIORS] = {"Removed", "Isolated", "MergedWithPrevious", "MergedWithNext",
-                                                          "Contiguous"};
+    static const char *const names[SPLITTER_BEHAVIORS] = {"Removed", "Isolated", "MergedWithPrevious",
+                                                          "MergedWithNext", "Contiguous"};
     return names[behavior];
 }
 
@@ -101,10 +101,11 @@ static int check_time(const struct splitter *splitter, size_t matches, size_t at
 {
     if (matches % MATCHES_PER_CLOCK || cpu_seconds() <= splitter->deadline)
         return 0;
-    return error_set(error, ERROR_INPUT,
-                     "pre_tokenizer: the regular expression is at byte %zu of its piece when the time allowed is over (%g s "
-                     "and %g s per MB): it backtracks, expected one that reads each character a few times",
-                     at, SECONDS, SECONDS_PER_BYTE * 1e6);
+    return error_set(
+        error, ERROR_INPUT,
+        "pre_tokenizer: the regular expression is at byte %zu of its piece when the time allowed is over (%g s "
+        "and %g s per MB): it backtracks, expected one that reads each character a few times",
+        at, SECONDS, SECONDS_PER_BYTE * 1e6);
 }
 
 // Cuts text[0, size), which begins at `base` of the whole, by the matches of the step's pattern.
@@ -141,8 +142,8 @@ static int cut_piece(const struct splitter *splitter, const struct splitter_step
 }
 
 // Each span once more, with a space in front where there is none, one after the other in `out`.
-static int put_spaces(const char *text, const struct splitter_spans *spans, struct text *out, struct splitter_spans *next,
-                      struct error *error)
+static int put_spaces(const char *text, const struct splitter_spans *spans, struct text *out,
+                      struct splitter_spans *next, struct error *error)
 {
     out->size = 0;
     int failed = 0;
@@ -154,8 +155,8 @@ static int put_spaces(const char *text, const struct splitter_spans *spans, stru
         if (!failed)
             failed = text_append(out, text + span.start, span.end - span.start, error);
         if (!failed && out->size > INT32_MAX)
-            failed = error_set(error, ERROR_INPUT, "a text of %zu bytes once spaces are put in, expected less than 2 GiB",
-                               out->size);
+            failed = error_set(error, ERROR_INPUT,
+                               "a text of %zu bytes once spaces are put in, expected less than 2 GiB", out->size);
         if (!failed)
             failed = add_span(next, start, out->size, error);
     }
@@ -184,8 +185,8 @@ int splitter_split(struct splitter *splitter, const char *text, size_t size, str
         next->n = 0;
         if (step->pattern) {
             for (size_t j = 0; j < now->n && !failed; j++)
-                failed = cut_piece(splitter, step, text + now->spans[j].start, now->spans[j].end - now->spans[j].start,
-                                   now->spans[j].start, next, error);
+                failed = cut_piece(splitter, step, text + now->spans[j].start,
+                                   now->spans[j].end - now->spans[j].start, now->spans[j].start, next, error);
         } else {
             struct text *out = &splitter->spaced[text == splitter->spaced[0].bytes];
             failed = put_spaces(text, now, out, next, error);

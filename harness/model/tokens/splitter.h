@@ -11,7 +11,11 @@
 #include "harness/model/tokens/text.h"
 
 enum splitter_behavior { // what becomes of a match; `tokenizers` calls them Removed, Isolated, ...
-    SPLITTER_REMOVED, SPLITTER_ISOLATED, SPLITTER_MERGED_WITH_PREVIOUS, SPLITTER_MERGED_WITH_NEXT, SPLITTER_CONTIGUOUS,
+    SPLITTER_REMOVED,
+    SPLITTER_ISOLATED,
+    SPLITTER_MERGED_WITH_PREVIOUS,
+    SPLITTER_MERGED_WITH_NEXT,
+    SPLITTER_CONTIGUOUS,
     SPLITTER_BEHAVIORS
 };
 const char *splitter_behavior_name(enum splitter_behavior behavior);
@@ -37,19 +41,19 @@ struct splitter { // {0} has no steps: one word
     size_t n_steps;
     struct splitter_spans now, next; // memory of splitter_split
     struct text spaced[2];
-    double deadline;                 // CPU seconds of this thread
+    double deadline; // CPU seconds of this thread
 };
 
 // Takes ownership of `pattern`. At most SPLITTER_STEPS calls.
 void splitter_add(struct splitter *splitter, struct pattern *pattern, enum splitter_behavior behavior, bool invert);
 void splitter_close(struct splitter *splitter);
 
-// Before the pieces of a text of `size` bytes are split: no expression may take more CPU time than a hundred times what a
-// sane one takes for such a text.
+// Before the pieces of a text of `size` bytes are split: no expression may take more CPU time than a hundred times
+// what a sane one takes for such a text.
 void splitter_begin(struct splitter *splitter, size_t size);
 
 struct splitter_words {
-    const char *text; // may be another than the one that was split: with spaces put in
+    const char *text;                  // may be another than the one that was split: with spaces put in
     const struct splitter_span *spans; // [n], none of them empty
     size_t n;
 };

@@ -1,7 +1,7 @@
 // text: growable bytes, UTF-8, and the byte alphabet of byte-level BPE.
 //
-// The alphabet (GPT-2's) gives each of the 256 bytes one visible character: printable Latin-1 stands for itself, the 68
-// other bytes are U+0100..U+0143 in ascending order. Tokens are stored in it: " the" is "Ġthe".
+// The alphabet (GPT-2's) gives each of the 256 bytes one visible character: printable Latin-1 stands for itself, the
+// 68 other bytes are U+0100..U+0143 in ascending order. Tokens are stored in it: " the" is "Ġthe".
 #ifndef ASSAY_TOKENS_TEXT_H
 #define ASSAY_TOKENS_TEXT_H
 
@@ -22,9 +22,9 @@ int text_reserve(struct text *text, size_t more, struct error *error);
 int text_append(struct text *text, const char *bytes, size_t size, struct error *error);
 void text_close(struct text *text);
 
-// The first character of bytes[0, size), size > 0: its length and, in *code, its code point. When it is not well-formed
-// UTF-8, *code is TEXT_INVALID and the length is that of the maximal part that is replaced by one U+FFFD (Unicode 3.9,
-// table 3-7; as Python's errors="replace" and Rust's from_utf8_lossy).
+// The first character of bytes[0, size), size > 0: its length and, in *code, its code point. When it is not
+// well-formed UTF-8, *code is TEXT_INVALID and the length is that of the maximal part that is replaced by one U+FFFD
+// (Unicode 3.9, table 3-7; as Python's errors="replace" and Rust's from_utf8_lossy).
 #define TEXT_INVALID UINT32_MAX
 size_t text_character(const char *bytes, size_t size, uint32_t *code);
 bool text_is_valid(const char *bytes, size_t size);
@@ -41,7 +41,8 @@ int text_letter_byte(uint32_t code);
 // Appends the bytes that `letters` (valid UTF-8) stands for; when any character is no letter, `letters` itself.
 int text_append_letters(struct text *text, const char *letters, size_t size, struct error *error);
 
-// `text` for a message: cut to TEXT_SHOWN - 4 bytes ("..."), what is no printable character shown as '?'. Returns `shown`.
+// `text` for a message: cut to TEXT_SHOWN - 4 bytes ("..."), what is no printable character shown as '?'. Returns
+// `shown`.
 enum { TEXT_SHOWN = 68 };
 const char *text_shown(char shown[TEXT_SHOWN], const char *text, size_t size);
 

@@ -1,8 +1,9 @@
 // unicode_data: where Hugging Face `tokenizers` 0.23 knows another Unicode than our libraries.
 //
-// Ids depend on what is a letter. PCRE2 10.42 has the tables of Unicode 14, the regex engine of `tokenizers` those of 16, its
-// NFC those of 9, and each distribution ships other versions. These two tables close the gap, so that ids are the same
-// everywhere; adding to a class what it holds already changes nothing, so newer libraries are welcome up to Unicode 16.
+// Ids depend on what is a letter. PCRE2 10.42 has the tables of Unicode 14, the regex engine of `tokenizers` those of
+// 16, its NFC those of 9, and each distribution ships other versions. These two tables close the gap, so that ids are
+// the same everywhere; adding to a class what it holds already changes nothing, so newer libraries are welcome up to
+// Unicode 16.
 #ifndef ASSAY_TOKENS_UNICODE_DATA_H
 #define ASSAY_TOKENS_UNICODE_DATA_H
 

@@ -5,8 +5,8 @@
 
 #include "harness/model/tokens/text.h"
 
-// The table is at most half full, where random keys need about 30 steps in a million; texts chosen to collide would need
-// one step for each token before them.
+// The table is at most half full, where random keys need about 30 steps in a million; texts chosen to collide would
+// need one step for each token before them.
 enum { PROBES = 1024 };
 
 static uint32_t hash(const char *text, size_t size)
@@ -60,8 +60,8 @@ int vocabulary_add(struct vocabulary *vocabulary, const char *text, size_t size,
     char shown[TEXT_SHOWN];
     assert(vocabulary->n < vocabulary->capacity);
     if (id >= VOCABULARY_IDS || size > INT32_MAX)
-        return error_set(error, ERROR_INPUT, "%s: token \"%s\" has id %u, expected less than %d",
-                         vocabulary->where, text_shown(shown, text, size), id, VOCABULARY_IDS);
+        return error_set(error, ERROR_INPUT, "%s: token \"%s\" has id %u, expected less than %d", vocabulary->where,
+                         text_shown(shown, text, size), id, VOCABULARY_IDS);
     const uint32_t slot = find_slot(vocabulary, text, size);
     if (slot == VOCABULARY_NONE)
         return error_set(error, ERROR_INPUT, "%s: token \"%s\" (id %u) is one of more than %d chosen to collide",
@@ -70,8 +70,8 @@ int vocabulary_add(struct vocabulary *vocabulary, const char *text, size_t size,
         return error_set(error, ERROR_INPUT, "%s: token \"%s\" stands twice, with ids %u and %u", vocabulary->where,
                          text_shown(shown, text, size), vocabulary->tokens[vocabulary->slots[slot]].id, id);
     vocabulary->slots[slot] = vocabulary->n;
-    vocabulary->tokens[vocabulary->n++] = (struct token){
-        .text = text, .spoken = text, .size = (uint32_t)size, .spoken_size = (uint32_t)size, .id = id};
+    vocabulary->tokens[vocabulary->n++] =
+        (struct token){.text = text, .spoken = text, .size = (uint32_t)size, .spoken_size = (uint32_t)size, .id = id};
     if (id >= vocabulary->n_ids)
         vocabulary->n_ids = id + 1;
     if (size > vocabulary->longest)
@@ -83,16 +83,17 @@ int vocabulary_seal(struct vocabulary *vocabulary, struct arena *arena, struct e
 {
     vocabulary->of_id = arena_alloc(arena, vocabulary->n_ids, sizeof(uint32_t));
     if (!vocabulary->of_id)
-        return error_set(error, ERROR_RUNTIME, "%s: out of memory for %u ids", vocabulary->where,
-                         vocabulary->n_ids);
+        return error_set(error, ERROR_RUNTIME, "%s: out of memory for %u ids", vocabulary->where, vocabulary->n_ids);
     memset(vocabulary->of_id, 0xFF, (size_t)vocabulary->n_ids * sizeof(uint32_t));
     for (uint32_t index = 0; index < vocabulary->n; index++) {
         const struct token *token = &vocabulary->tokens[index];
         const uint32_t other = vocabulary->of_id[token->id];
         char shown[2][TEXT_SHOWN];
         if (other != VOCABULARY_NONE)
-            return error_set(error, ERROR_INPUT, "%s: id %u belongs to \"%s\" and to \"%s\", expected one token an id",
-                             vocabulary->where, token->id, text_shown(shown[0], vocabulary->tokens[other].text, vocabulary->tokens[other].size),
+            return error_set(error, ERROR_INPUT,
+                             "%s: id %u belongs to \"%s\" and to \"%s\", expected one token an id", vocabulary->where,
+                             token->id,
+                             text_shown(shown[0], vocabulary->tokens[other].text, vocabulary->tokens[other].size),
                              text_shown(shown[1], token->text, token->size));
         vocabulary->of_id[token->id] = index;
     }

@@ -10,7 +10,8 @@
 #include "harness/base/error.h"
 
 #define VOCABULARY_NONE UINT32_MAX
-// Four times the largest published vocabulary. It bounds the table of ids, which a hostile file could ask to be 16 GB.
+// Four times the largest published vocabulary. It bounds the table of ids, which a hostile file could ask to be 16
+// GB.
 enum { VOCABULARY_IDS = 1 << 22 };
 
 struct token {
@@ -30,14 +31,15 @@ struct vocabulary {
     uint32_t *of_id;      // [n_ids] index or VOCABULARY_NONE; after vocabulary_seal
     uint32_t *slots;      // [slot_mask + 1] index or VOCABULARY_NONE
     uint32_t slot_mask;
-    size_t longest;       // bytes of the longest text
+    size_t longest; // bytes of the longest text
 };
 
-// An empty vocabulary for up to `capacity` tokens, in the arena. `where` stands in messages and outlives the vocabulary.
+// An empty vocabulary for up to `capacity` tokens, in the arena. `where` stands in messages and outlives the
+// vocabulary.
 int vocabulary_open(struct vocabulary *vocabulary, struct arena *arena, uint32_t capacity, const char *where,
                     struct error *error);
-// Adds a token; `text` (size bytes, NUL-terminated) must outlive the vocabulary. Refused: an id of VOCABULARY_IDS or more, a
-// text that is there already, texts chosen to collide. At most `capacity` calls.
+// Adds a token; `text` (size bytes, NUL-terminated) must outlive the vocabulary. Refused: an id of VOCABULARY_IDS or
+// more, a text that is there already, texts chosen to collide. At most `capacity` calls.
 int vocabulary_add(struct vocabulary *vocabulary, const char *text, size_t size, uint32_t id, struct error *error);
 // After the last add: the table of ids. Refused: two tokens of one id.
 int vocabulary_seal(struct vocabulary *vocabulary, struct arena *arena, struct error *error);

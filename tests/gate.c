@@ -91,6 +91,8 @@ static void setup(void)
     bench.input.audit = &bench.audit;
     bench.input.kind = ENGINE_OWN;
     bench.input.engine = "int8";
+    bench.input.exact_kernel = true;
+    bench.comparison.kernel_rows = bench.comparison.kernel_equal = CASES * ROWS;
 }
 
 static void teardown(void)
@@ -279,6 +281,18 @@ Test(gate, distances_are_held_against_expected_and_against_caps)
     expect(CHECK_DISTANCE, VERDICT_FAIL, 1);
     d->sigma = bench.comparison.distances[ARM_EXPECTED].sigma = NAN;
     expect(CHECK_DISTANCE, VERDICT_FAIL, 1);
+}
+
+Test(gate, an_own_kernel_must_be_as_near_as_half_the_fp16_error)
+{
+    bench.comparison.kernel_rms = 0.005; // the fp16 arm's RMS is 0.01
+    expect(CHECK_DISTANCE, VERDICT_PASS, 0);
+    bench.comparison.kernel_rms = 0.0051;
+    expect(CHECK_DISTANCE, VERDICT_FAIL, 1);
+    bench.comparison.kernel_rms = NAN;
+    expect(CHECK_DISTANCE, VERDICT_FAIL, 1);
+    bench.input.exact_kernel = false; // rounds at other points by its nature
+    expect(CHECK_DISTANCE, VERDICT_PASS, 0);
 }
 
 Test(gate, every_distance_can_fail_alone)

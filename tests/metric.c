@@ -161,3 +161,27 @@ Test(metric, coverage_sees_a_dead_range_of_ids)
     metric_coverage_bin(V, METRIC_BINS - 1, &first, &end);
     cr_assert(first == 62 && end == 64);
 }
+
+Test(metric, a_prepared_reference_gives_the_same_bits)
+{
+    float r[V], q[V];
+    double probabilities[V];
+    struct metric_reference reference;
+    struct metric_position prepared, direct;
+    ramp(r, 8.0f);
+    for (int i = 0; i < V; i++)
+        q[i] = r[(i * 7) % V] * 1.01f;
+    metric_position(r, q, V, &direct);
+    metric_reference(r, V, probabilities, &reference);
+    metric_against(&reference, q, &prepared);
+    cr_assert_eq(prepared.kl, direct.kl); // to the bit, for any number of candidates
+    cr_assert_eq(prepared.noise, direct.noise);
+    cr_assert_eq(prepared.square_sum, direct.square_sum);
+    cr_assert_eq(prepared.probability_margin, direct.probability_margin);
+    cr_assert_eq(reference.margin, direct.margin);
+    cr_assert(direct.kl > 0.0);
+    r[3] = NAN;
+    metric_reference(r, V, probabilities, &reference);
+    metric_against(&reference, q, &prepared);
+    cr_assert(reference.class == ROW_NAN && isnan(reference.margin) && prepared.top1 == -1 && isnan(prepared.kl));
+}

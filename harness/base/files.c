@@ -138,6 +138,19 @@ int directory_make(const char *path, struct error *error)
     return result;
 }
 
+char *directory_cache(struct arena *arena, const char *name)
+{
+    const char *off = getenv("ASSAY_NO_CACHE"), *base = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    char *directory = NULL;
+    if (off && *off && strcmp(off, "0") != 0)
+        return NULL;
+    if (base && *base == '/')
+        directory = arena_print(arena, "%s/assay/%s", base, name);
+    else if (home && *home == '/')
+        directory = arena_print(arena, "%s/.cache/assay/%s", home, name);
+    return directory && !directory_make(directory, NULL) ? directory : NULL;
+}
+
 int directory_scratch(struct arena *arena, char **path, struct error *error)
 {
     const char *parent = getenv("TMPDIR");

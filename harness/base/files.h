@@ -32,6 +32,10 @@ char *file_join(struct arena *arena, const char *directory, const char *name);
 // Makes `path` and its parents. Succeeds when it is there already; fails when it exists and is no directory.
 int directory_make(const char *path, struct error *error);
 
+// The directory in which this program keeps `name` ("sha256") from run to run: $XDG_CACHE_HOME/assay/NAME, else
+// ~/.cache/assay/NAME, made when missing, in the arena. NULL: there is none, or ASSAY_NO_CACHE=1 switches it off.
+char *directory_cache(struct arena *arena, const char *name);
+
 // A new directory below $TMPDIR (or /tmp) for files of this process only; `path` in the arena. It is removed with all
 // its contents by directory_remove, and by a signal that ends the process after files_guard_signals().
 int directory_scratch(struct arena *arena, char **path, struct error *error);

@@ -88,18 +88,9 @@ static const char *cache_key(struct arena *arena, const char *const *paths, size
 // The file that keeps this key's digest: named by the digest of the key. NULL: no cache.
 static const char *cache_path(struct arena *arena, const char *key)
 {
-    const char *off = getenv("ASSAY_NO_CACHE");
-    const char *base = getenv("XDG_CACHE_HOME");
-    const char *home = getenv("HOME");
+    const char *directory = directory_cache(arena, "sha256");
     char name[HASH_HEX];
-    if ((off && *off && strcmp(off, "0")) || hash_bytes(key, strlen(key), name, NULL))
-        return NULL;
-    const char *directory = NULL;
-    if (base && *base == '/')
-        directory = arena_print(arena, "%s/assay/sha256", base);
-    else if (home && *home == '/')
-        directory = arena_print(arena, "%s/.cache/assay/sha256", home);
-    return directory && !directory_make(directory, NULL) ? file_join(arena, directory, name) : NULL;
+    return directory && !hash_bytes(key, strlen(key), name, NULL) ? file_join(arena, directory, name) : NULL;
 }
 
 // An entry is the digest, a newline, and the key it belongs to.

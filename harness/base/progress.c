@@ -1,10 +1,14 @@
 #include "harness/base/progress.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <time.h>
 #include <unistd.h>
 
 enum { BAR = 30 };
+
+// Several threads may report to one progress.
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 double progress_clock(void)
 {
@@ -39,15 +43,15 @@ void progress_start(struct progress *progress, const char *what, uint64_t total,
 
 void progress_step(struct progress *progress, uint64_t more)
 {
+    pthread_mutex_lock(&lock);
     progress->done += more;
-    if (progress->quiet)
-        return;
-    const double now = progress_clock();
-    if (now - progress->shown < 0.2)
-        return;
-    const bool terminal = isatty(STDERR_FILENO);
-    if (terminal || now - progress->shown >= 5)
-        show(progress, terminal, now);
+    const double now = progress->quiet ? progress->shown : progress_clock();
+    if (now - progress->shown >= 0.2) {
+        const bool terminal = isatty(STDERR_FILENO);
+        if (terminal || now - progress->shown >= 5)
+            show(progress, terminal, now);
+    }
+    pthread_mutex_unlock(&lock);
 }
 
 void progress_finish(struct progress *progress)

@@ -13,7 +13,7 @@ struct progress {
 };
 
 void progress_start(struct progress *progress, const char *what, uint64_t total, bool quiet);
-// `more` units were finished since the last call. Cheap: prints at most every 0.2 s (5 s off a terminal).
+// `more` units were finished since the last call, by any thread. Cheap: prints at most every 0.2 s (5 s off a terminal).
 void progress_step(struct progress *progress, uint64_t more);
 void progress_finish(struct progress *progress);
 

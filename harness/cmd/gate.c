@@ -10,6 +10,7 @@
 #include "harness/base/progress.h"
 #include "harness/cmd/arms.h"
 #include "harness/cmd/options.h"
+#include "harness/cmd/recording.h"
 #include "harness/cmd/subject.h"
 #include "harness/judge/validate.h"
 #include "harness/run/record.h"
@@ -25,6 +26,7 @@ static const struct option gate_options[] = {
     {"out", "DIR", "write report.json, report.txt, positions.csv and junit.xml there"},
     {"keep-traces", NULL, "keep every trace under OUT/traces"},
     {"fault", "NAME", "plant a fault in the int8 runtime, to see this gate catch it"},
+    RECORDING_OPTIONS,
     {0},
 };
 
@@ -37,7 +39,7 @@ struct gate_run {
     struct policy *policy;
     struct suite *suite;
     struct bundle *bundle;
-    struct pool *pool;
+    struct cache *cache;          // of the reference's traces; NULL: none
     struct arms arms;
     const char *foreign;          // DIR of --engine trace:DIR, or NULL
     enum arm_kind candidate;
@@ -59,7 +61,7 @@ static void gate_run_close(struct gate_run *run)
     validate_close(&run->validation);
     compare_close(&run->comparison);
     arms_close(&run->arms);
-    pool_close(&run->pool);
+    cache_close(&run->cache);
     bundle_close(&run->bundle);
     suite_close(&run->suite);
     policy_close(&run->policy);
@@ -159,65 +161,55 @@ static int open_places(struct gate_run *run, struct error *error)
         code = error_set(error, ERROR_USAGE, "%s: the directory cannot be written to; choose another --out", out);
     if (!code) {
         run->traces = keep ? file_join(&run->arena, out, "traces") : run->scratch;
-        code = run->traces ? pool_open(&run->pool, run->options->threads, error) : out_of_memory(error);
+        code = run->traces ? recording_cache(run->options, &run->cache, error) : out_of_memory(error);
     }
-    run->arms = (struct arms){.pool = run->pool, .isa = run->options->isa, .subject = run->subject, .bundle = run->bundle,
+    run->arms = (struct arms){.isa = run->options->isa, .subject = run->subject, .bundle = run->bundle,
         .policy = run->policy, .scratch = run->scratch, .quiet = run->options->quiet};
     return code;
 }
 
 // --- the numbers
 
-static uint32_t longest_run(const struct suite *suite)
+// What one arm records where; the arms run what the candidate's checks compare them on, and nothing else.
+static int plan_arm(struct gate_run *run, enum arm_kind kind, struct recording_arm *arm, struct error *error)
 {
-    uint32_t longest = 1;
-    for (size_t i = 0; i < suite->n_cases; i++)
-        if (suite->cases[i].n + suite->cases[i].rollout > longest)
-            longest = suite->cases[i].n + suite->cases[i].rollout;
-    return longest;
-}
-
-static int record_arm(struct gate_run *run, enum arm_kind kind, enum fault fault, const bool *checks, struct error *error)
-{
+    const bool is_reference = kind == ARM_KIND_REFERENCE, is_candidate = kind == run->candidate;
     const char *reference = file_join(&run->arena, run->traces, "reference");
     const char *directory = file_join(&run->arena, run->traces, arms_name(kind));
     if (!reference || !directory)
         return out_of_memory(error);
-    struct engine *engine;
-    int code = arms_open(&run->arms, kind, fault, longest_run(run->suite), &engine, error);
-    if (code)
-        return code;
-    struct record record = {.directory = directory, .reference = kind == ARM_KIND_REFERENCE ? NULL : reference,
-        .contract = run->subject->contract, .logits = arms_logits(&run->arms, kind), .quiet = run->options->quiet};
-    memcpy(record.checks, checks, sizeof record.checks);
+    *arm = (struct recording_arm){.kind = kind, .fault = is_candidate ? run->fault : FAULT_NONE,
+        .record = {.directory = directory, .reference = is_reference ? NULL : reference, .contract = run->subject->contract,
+                   .quiet = run->options->quiet, .cache = is_reference ? run->cache : NULL}};
+    bool *checks = arm->record.checks;
+    memcpy(checks, run->asked, sizeof run->asked);
+    if (is_reference)
+        return 0;
+    if (!is_candidate)
+        checks[CHECK_DETERMINISM] = checks[CHECK_PATHS] = false;
+    if (!is_candidate && kind == ARM_KIND_EXPECTED)
+        checks[CHECK_SWEEP] = checks[CHECK_ROLLOUT] = checks[CHECK_FLIPS] = false;
+    const int code = arms_prepare(&run->arms, kind, error);
     const struct bundle *bundle = kind == ARM_KIND_FP16 ? run->arms.fp16 : kind == ARM_KIND_EXPECTED ? run->arms.expected
                                                                          : run->bundle;
-    if (kind != ARM_KIND_REFERENCE)
-        code = subject_bundle_contract(&run->arena, bundle, &record.contract, error);
-    if (!code)
-        code = record_suite(&record, run->suite, engine, error);
-    if (!code && kind == run->candidate)
-        run->engine_name = arena_print(&run->arena, "%s", engine->name);
-    engine_close(&engine);
-    return code;
+    return code ? code : subject_bundle_contract(&run->arena, bundle, &arm->record.contract, error);
 }
 
-// The arms run what the candidate's checks compare them on, and nothing else.
 static int record_arms(struct gate_run *run, struct error *error)
 {
-    bool fp16[CHECK_COUNT], expected[CHECK_COUNT];
-    memcpy(fp16, run->asked, sizeof fp16);
-    fp16[CHECK_DETERMINISM] = fp16[CHECK_PATHS] = false;
-    memcpy(expected, fp16, sizeof expected);
-    expected[CHECK_SWEEP] = expected[CHECK_ROLLOUT] = expected[CHECK_FLIPS] = false;
-
-    int code = record_arm(run, ARM_KIND_REFERENCE, FAULT_NONE, run->asked, error);
+    const enum arm_kind kinds[] = {ARM_KIND_REFERENCE, run->candidate, ARM_KIND_FP16, ARM_KIND_EXPECTED};
+    const bool wanted[] = {true, !run->foreign, run->candidate != ARM_KIND_FP16,
+                           run->bundle && run->candidate != ARM_KIND_EXPECTED};
+    struct recording_arm list[sizeof kinds / sizeof *kinds];
+    size_t n = 0;
+    int code = 0;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds && !code; i++)
+        if (wanted[i])
+            code = plan_arm(run, kinds[i], &list[n++], error);
+    if (!code)
+        code = recording_run(&run->arms, list, n, run->suite, run->options->threads, error);
     if (!code && !run->foreign)
-        code = record_arm(run, run->candidate, run->fault, run->asked, error);
-    if (!code && run->candidate != ARM_KIND_FP16)
-        code = record_arm(run, ARM_KIND_FP16, FAULT_NONE, fp16, error);
-    if (!code && run->bundle && run->candidate != ARM_KIND_EXPECTED)
-        code = record_arm(run, ARM_KIND_EXPECTED, FAULT_NONE, expected, error);
+        run->engine_name = arena_print(&run->arena, "%s", list[1].engine);
     return code;
 }
 
@@ -275,8 +267,11 @@ static int judge(struct gate_run *run, struct error *error)
     report->notes = arena_alloc(&report->arena, run->validation->n + 2, sizeof *report->notes);
     if (!report->notes)
         return out_of_memory(error);
+    const char *from_cache = recording_note(&run->arena, run->cache, run->suite);
     if (run->subject->head_note)
         report->notes[report->n_notes++] = run->subject->head_note;
+    if (from_cache)
+        report->notes[report->n_notes++] = from_cache;
     for (size_t i = 0; i < run->validation->n; i++)
         report->notes[report->n_notes++] = run->validation->findings[i];
     report->seconds = progress_clock() - run->started;

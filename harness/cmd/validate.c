@@ -8,16 +8,17 @@
 #include "harness/base/files.h"
 #include "harness/cmd/arms.h"
 #include "harness/cmd/options.h"
+#include "harness/cmd/recording.h"
 #include "harness/cmd/subject.h"
-#include "harness/run/record.h"
 
 static const struct option validate_options[] = {
     {"suite", "FILE", "the suite, JSON or CSV (default: suites/standard.json)"},
     {"policy", "FILE", "the limits (default: policies/release.json)"},
+    RECORDING_OPTIONS,
     {0},
 };
 
-static void print_text(const struct validation *v, const struct suite *suite)
+static void print_text(const struct validation *v, const struct suite *suite, const char *note)
 {
     printf("suite %s: %zu cases; sweep %" PRIu64 " positions, flips %" PRIu64 ", distance %" PRIu64 ", rollouts %" PRIu64
            " (%" PRIu64 " strict), undecidable %" PRIu64 "\n", suite->name, suite->n_cases, v->sweep_positions,
@@ -26,6 +27,8 @@ static void print_text(const struct validation *v, const struct suite *suite)
         printf("finding: %s\n", v->findings[i]);
     for (size_t i = 0; i < v->answers; i++)
         printf("answer:  %s\n", v->answer_lines[i]);
+    if (note)
+        printf("note:    %s\n", note);
     if (v->answers)
         printf("%s: %zu of %zu published continuations reproduced\n", v->answers_equal == v->answers ? "PASS" : "FAIL",
                v->answers_equal, v->answers);
@@ -39,7 +42,7 @@ static void print_list(struct arena *arena, const char *name, const char *const 
     printf("]");
 }
 
-static void print_json(struct validation *v, const struct suite *suite)
+static void print_json(struct validation *v, const struct suite *suite, const char *note)
 {
     printf("{\"suite\": %s, \"sweep_positions\": %" PRIu64 ", \"flips_positions\": %" PRIu64 ", \"distance_positions\": %" PRIu64
            ", \"rollouts\": %" PRIu64 ", \"strict_rollouts\": %" PRIu64 ", \"undecidable\": %" PRIu64 ", \"answers\": %zu, "
@@ -48,6 +51,8 @@ static void print_json(struct validation *v, const struct suite *suite)
     print_list(&v->arena, "findings", v->findings, v->n);
     printf(", ");
     print_list(&v->arena, "answer_lines", v->answer_lines, v->answers);
+    printf(", ");
+    print_list(&v->arena, "notes", &note, note != NULL);
     printf("}\n");
 }
 
@@ -56,28 +61,18 @@ struct validate_run {
     struct subject *subject;
     struct policy *policy;
     struct suite *suite;
-    struct pool *pool;
+    struct cache *cache;
     struct validation *validation;
     char *scratch;
 };
 
 static int record_reference(struct validate_run *run, const struct options *options, struct error *error)
 {
-    struct engine *engine;
-    uint32_t longest = 1;
-    for (size_t i = 0; i < run->suite->n_cases; i++)
-        if (run->suite->cases[i].n + run->suite->cases[i].rollout > longest)
-            longest = run->suite->cases[i].n + run->suite->cases[i].rollout;
-    struct arms arms = {.pool = run->pool, .isa = options->isa, .subject = run->subject, .scratch = run->scratch};
-    int code = arms_open(&arms, ARM_KIND_REFERENCE, FAULT_NONE, longest, &engine, error);
-    if (code)
-        return code;
-    struct record record = {.directory = run->scratch, .contract = run->subject->contract, .logits = DTYPE_F32,
-        .quiet = options->quiet};
-    memcpy(record.checks, run->suite->checks, sizeof record.checks);
-    code = record_suite(&record, run->suite, engine, error);
-    engine_close(&engine);
-    return code;
+    struct arms arms = {.isa = options->isa, .subject = run->subject, .scratch = run->scratch, .quiet = options->quiet};
+    struct recording_arm arm = {.kind = ARM_KIND_REFERENCE,
+        .record = {.directory = run->scratch, .contract = run->subject->contract, .quiet = options->quiet, .cache = run->cache}};
+    memcpy(arm.record.checks, run->suite->checks, sizeof arm.record.checks);
+    return recording_run(&arms, &arm, 1, run->suite, options->threads, error);
 }
 
 static int validate(struct validate_run *run, const struct options *options, struct error *error)
@@ -95,7 +90,7 @@ static int validate(struct validate_run *run, const struct options *options, str
     if (!code)
         code = directory_scratch(&run->arena, &run->scratch, error);
     if (!code)
-        code = pool_open(&run->pool, options->threads, error);
+        code = recording_cache(options, &run->cache, error);
     if (!code)
         code = record_reference(run, options, error);
     if (!code)
@@ -109,14 +104,15 @@ static int run_validate(const struct options *options, struct error *error)
     files_guard_signals(options->line);
     int status = validate(&run, options, error);
     if (!status) {
+        const char *note = recording_note(&run.arena, run.cache, run.suite);
         if (options->json)
-            print_json(run.validation, run.suite);
+            print_json(run.validation, run.suite, note);
         else
-            print_text(run.validation, run.suite);
+            print_text(run.validation, run.suite, note);
         status = run.validation->answers_equal < run.validation->answers;
     }
     validate_close(&run.validation);
-    pool_close(&run.pool);
+    cache_close(&run.cache);
     suite_close(&run.suite);
     policy_close(&run.policy);
     subject_close(&run.subject);

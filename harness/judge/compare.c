@@ -65,7 +65,8 @@ static int remember_pair(struct measuring *m, const struct joined *joined, struc
     m->reference_row = arena_alloc(&comparison->arena, vocabulary, sizeof *m->reference_row);
     m->arm_row = arena_alloc(&comparison->arena, vocabulary, sizeof *m->arm_row);
     m->expected_row = arena_alloc(&comparison->arena, vocabulary, sizeof *m->expected_row);
-    bool complete = m->reference_row && m->arm_row && m->expected_row;
+    m->probabilities = arena_alloc(&comparison->arena, vocabulary, sizeof *m->probabilities);
+    bool complete = m->reference_row && m->arm_row && m->expected_row && m->probabilities;
     for (int check = 0; check < CHECK_COUNT; check++) {
         m->seen[check] = arena_alloc(&comparison->arena, vocabulary, 1);
         complete &= m->seen[check] != NULL;

@@ -70,13 +70,14 @@ static void add_position(struct measuring *m, const struct joined *joined, uint3
 {
     struct comparison *comparison = m->comparison;
     struct compared_position *p = &comparison->positions[comparison->n_positions++];
-    const uint32_t vocabulary = comparison->vocabulary;
     const float *r = trace_logits(joined->reference, t, m->reference_row);
     const float *q = trace_logits(joined->arms[ARM_CANDIDATE], t, m->arm_row);
     *p = (struct compared_position){.case_index = m->case_index, .seeded = seeded,
         .position = joined->reference->contract.position + t, .fp16_agreement = NO_PICK};
     memcpy(p->checks, checks, sizeof p->checks);
-    metric_position(r, q, vocabulary, &p->metric);
+    struct metric_reference reference;
+    metric_reference(r, comparison->vocabulary, m->probabilities, &reference);
+    metric_against(&reference, q, &p->metric);
     p->agreement = classify(&p->metric, m->request);
     p->undecidable = !(p->metric.margin >= m->request->floor);
     if (checks[CHECK_DISTANCE])
@@ -84,13 +85,13 @@ static void add_position(struct measuring *m, const struct joined *joined, uint3
     struct metric_position metric;
     if (joined->arms[ARM_EXPECTED] && checks[CHECK_DISTANCE]) {
         const float *e = trace_logits(joined->arms[ARM_EXPECTED], t, m->expected_row);
-        metric_position(r, e, vocabulary, &metric);
+        metric_against(&reference, e, &metric);
         add_distance(m, ARM_EXPECTED, &metric, r, e);
         add_kernel_error(m, q, e);
     }
     if (joined->arms[ARM_FP16]) {
         q = trace_logits(joined->arms[ARM_FP16], t, m->arm_row);
-        metric_position(r, q, vocabulary, &metric);
+        metric_against(&reference, q, &metric);
         p->has_fp16 = true;
         p->fp16_agreement = classify(&metric, m->request);
         if (checks[CHECK_DISTANCE])

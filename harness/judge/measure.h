@@ -15,6 +15,7 @@ struct measuring {
     double squares[ARM_COUNT], noise_squares[ARM_COUNT];
     double kernel_squares;            // of candidate - expected
     float *reference_row, *arm_row, *expected_row; // [V]
+    double *probabilities;            // [V] softmax of the reference's row
     unsigned char *seen[CHECK_COUNT]; // [V] reference top-1 ids met
 };
 

@@ -98,33 +98,48 @@ static uint32_t overlap(const uint32_t *a, uint32_t n_a, const uint32_t *b, uint
     return count;
 }
 
-void metric_position(const float *r, const float *q, uint32_t vocabulary, struct metric_position *out)
+void metric_reference(const float *r, uint32_t vocabulary, double *probabilities, struct metric_reference *out)
 {
+    *out = (struct metric_reference){.row = r, .vocabulary = vocabulary, .class = metric_row_class(r, vocabulary),
+        .log_sum = NAN, .margin = NAN, .probability_margin = NAN};
+    if (out->class != ROW_FINITE)
+        return;
+    out->n_top = top_ids(r, vocabulary, METRIC_TOP, out->top);
+    const double first = r[out->top[0]], second = r[out->top[1]];
+    out->log_sum = log_sum_exp(r, vocabulary, r[out->top[0]]);
+    out->margin = first - second;
+    out->probability_margin = exp(first - out->log_sum) - exp(second - out->log_sum);
+    for (uint32_t i = 0; probabilities && i < vocabulary; i++)
+        probabilities[i] = exp((double)r[i] - out->log_sum);
+    out->probabilities = probabilities;
+}
+
+void metric_against(const struct metric_reference *reference, const float *q, struct metric_position *out)
+{
+    const float *r = reference->row;
+    const uint32_t vocabulary = reference->vocabulary, *best_r = reference->top, n_r = reference->n_top;
     *out = (struct metric_position){
-        .reference_class = metric_row_class(r, vocabulary), .candidate_class = metric_row_class(q, vocabulary),
+        .reference_class = reference->class, .candidate_class = metric_row_class(q, vocabulary),
         .top1 = -1, .top2 = -1, .pick = -1, .top1_logit = NAN, .top2_logit = NAN, .pick_logit = NAN, .gap = NAN,
-        .margin = NAN, .probability_margin = NAN, .kl = NAN, .noise = NAN, .square_sum = NAN, .max_abs = NAN};
-    uint32_t best_r[METRIC_TOP], best_q[METRIC_TOP], n_r = 0;
-    double log_r = 0.0;
+        .margin = reference->margin, .probability_margin = reference->probability_margin, .kl = NAN, .noise = NAN,
+        .square_sum = NAN, .max_abs = NAN};
     if (out->reference_class == ROW_FINITE) {
-        n_r = top_ids(r, vocabulary, METRIC_TOP, best_r);
-        log_r = log_sum_exp(r, vocabulary, r[best_r[0]]);
         out->top1 = best_r[0];
         out->top2 = best_r[1];
         out->top1_logit = r[best_r[0]];
         out->top2_logit = r[best_r[1]];
-        out->margin = (double)out->top1_logit - (double)out->top2_logit;
-        out->probability_margin = exp((double)out->top1_logit - log_r) - exp((double)out->top2_logit - log_r);
     }
     if (out->reference_class != ROW_FINITE || out->candidate_class != ROW_FINITE)
         return;
 
+    uint32_t best_q[METRIC_TOP];
     const uint32_t n_q = top_ids(q, vocabulary, METRIC_OVERLAP, best_q);
     const double log_q = log_sum_exp(q, vocabulary, q[best_q[0]]);
     double kl = 0.0, squares = 0.0, largest = 0.0;
     for (uint32_t i = 0; i < vocabulary; i++) {
-        const double d = (double)q[i] - (double)r[i], log_p = (double)r[i] - log_r;
-        kl += exp(log_p) * (log_p - ((double)q[i] - log_q));
+        const double d = (double)q[i] - (double)r[i], log_p = (double)r[i] - reference->log_sum;
+        const double p = reference->probabilities ? reference->probabilities[i] : exp(log_p);
+        kl += p * (log_p - ((double)q[i] - log_q));
         squares += d * d;
         largest = larger(largest, fabs(d));
     }
@@ -136,6 +151,13 @@ void metric_position(const float *r, const float *q, uint32_t vocabulary, struct
     out->max_abs = largest;
     out->noise = pair_noise(r, q, best_r, n_r);
     out->overlap = overlap(best_r, n_r < METRIC_OVERLAP ? n_r : METRIC_OVERLAP, best_q, n_q);
+}
+
+void metric_position(const float *r, const float *q, uint32_t vocabulary, struct metric_position *out)
+{
+    struct metric_reference reference;
+    metric_reference(r, vocabulary, NULL, &reference);
+    metric_against(&reference, q, out);
 }
 
 void metric_tensor(const float *r, const float *q, uint64_t n, struct metric_tensor *out)

@@ -23,6 +23,20 @@ uint32_t metric_argmax(const float *row, uint32_t n);
 
 enum { METRIC_TOP = 20, METRIC_OVERLAP = 10 };
 
+// What a reference's row says by itself, once for every row that is compared with it.
+struct metric_reference {
+    const float *row; // [V], borrowed
+    uint32_t vocabulary;
+    enum row_class class;       // what follows needs ROW_FINITE; numbers are NaN otherwise
+    uint32_t n_top, top[METRIC_TOP]; // ids of the largest values, descending; lowest index first among equals
+    double log_sum;             // log sum exp r
+    double margin;              // r[top1] - r[top2]
+    double probability_margin;  // softmax(r)[top1] - softmax(r)[top2]
+    const double *probabilities; // [V] softmax(r), or NULL: computed where needed, with the same bits
+};
+// `probabilities` [V] is filled and borrowed; it may be NULL.
+void metric_reference(const float *r, uint32_t vocabulary, double *probabilities, struct metric_reference *out);
+
 // Everything recorded about one position. Ids are -1 and numbers NaN where a row has no pick (its class says why).
 struct metric_position {
     enum row_class reference_class, candidate_class;
@@ -40,6 +54,8 @@ struct metric_position {
     uint32_t overlap;           // |top10(r) and top10(q)|
 };
 void metric_position(const float *r, const float *q, uint32_t vocabulary, struct metric_position *out);
+// The same, against a reference's row that was prepared.
+void metric_against(const struct metric_reference *reference, const float *q, struct metric_position *out);
 
 // ||q - r||_2 / ||r||_2, its parts, and classes, over a tensor of n values. error is 0 when both are all zero, infinite when
 // only r is.

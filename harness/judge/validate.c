@@ -33,9 +33,8 @@ static void measure_rows(struct validating *v, const struct suite_case *c, const
 {
     const double floor = v->policy->limit[LIMIT_FLOOR];
     for (uint32_t t = 0; t < trace->n; t++) {
-        struct metric_position m;
-        const float *r = trace_logits(trace, t, v->row);
-        metric_position(r, r, trace->vocabulary, &m);
+        struct metric_reference m;
+        metric_reference(trace_logits(trace, t, v->row), trace->vocabulary, NULL, &m);
         v->undecidable[t] = !(m.margin >= floor);
         const bool in_text = t < c->n && (c->checks[CHECK_FLIPS] || c->checks[CHECK_SWEEP]);
         const bool in_rollout = c->checks[CHECK_ROLLOUT] && t + 1 >= c->n && t + 1 < c->n + c->rollout;
@@ -107,9 +106,8 @@ static void compare_answer(struct validating *v, const struct suite_case *c, con
     double largest = 0.0;
     uint32_t equal = 0;
     while (equal < answer->n && (uint32_t)trace->tokens[c->n + equal] == answer->ids[equal]) {
-        struct metric_position m;
-        const float *r = trace_logits(trace, c->n - 1 + equal, v->row);
-        metric_position(r, r, trace->vocabulary, &m);
+        struct metric_reference m;
+        metric_reference(trace_logits(trace, c->n - 1 + equal, v->row), trace->vocabulary, NULL, &m);
         const double difference = answer->margins ? fabs(m.probability_margin - answer->margins[equal]) : 0.0;
         largest = difference > largest || isnan(difference) ? difference : largest;
         equal++;

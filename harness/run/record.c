@@ -39,17 +39,25 @@ static struct purposes case_purposes(const struct record *record, const struct s
     return purposes;
 }
 
+// All but the repetition.
+static uint64_t first_positions(const struct record *record, const struct suite_case *c)
+{
+    const struct purposes purposes = case_purposes(record, c);
+    const uint64_t total = (uint64_t)c->n + c->rollout;
+    return (purposes.whole ? total : purposes.prefix ? c->n - c->seeded : 0) + (purposes.seeded ? c->seeded : 0) +
+           (purposes.restored ? total - total / 2 : 0);
+}
+
+uint64_t record_case_positions(const struct record *record, const struct suite_case *c)
+{
+    return first_positions(record, c) + (case_purposes(record, c).again ? (uint64_t)c->n + c->rollout : 0);
+}
+
 uint64_t record_positions(const struct record *record, const struct suite *suite)
 {
     uint64_t positions = 0;
-    for (size_t i = 0; i < suite->n_cases; i++) {
-        const struct suite_case *c = &suite->cases[i];
-        const struct purposes purposes = case_purposes(record, c);
-        const uint64_t total = (uint64_t)c->n + c->rollout;
-        positions += purposes.whole ? total : purposes.prefix ? c->n - c->seeded : 0;
-        positions += (purposes.seeded ? c->seeded : 0) + (purposes.again ? total : 0);
-        positions += purposes.restored ? total - total / 2 : 0;
-    }
+    for (size_t i = 0; i < suite->n_cases; i++)
+        positions += record_case_positions(record, &suite->cases[i]);
     return positions;
 }
 
@@ -152,16 +160,6 @@ static int record_seeded(const struct record *record, const struct suite_case *c
     return status ? status : run_record(&run, engine, progress, error);
 }
 
-static int record_again(const struct record *record, const struct suite_case *c, struct engine *engine,
-                        struct progress *progress, struct arena *arena, struct error *error)
-{
-    struct run run = {.contract = &record->contract, .logits = record->logits, .state = true};
-    int status = whole_tokens(record, c, arena, &run, error);
-    if (!status)
-        status = path_make(arena, record->directory, c->id, "again", &run.path, error);
-    return status ? status : run_record(&run, engine, progress, error);
-}
-
 static int in_case(const struct suite_case *c, int status, struct error *error)
 {
     if (status && error) {
@@ -171,19 +169,72 @@ static int in_case(const struct suite_case *c, int status, struct error *error)
     return status;
 }
 
-static int record_case(const struct record *record, const struct suite_case *c, struct engine *engine,
-                       struct progress *progress, struct error *error)
+int record_again(const struct record *record, const struct suite_case *c, struct engine *engine,
+                 struct progress *progress, struct error *error)
 {
-    assert(c->n > 0 && (!c->checks[CHECK_SEEDED] || (c->seeded > 0 && c->seeded < c->n)));
-    const struct purposes purposes = case_purposes(record, c);
+    if (!case_purposes(record, c).again)
+        return 0;
     struct arena arena = {0};
+    struct run run = {.contract = &record->contract, .logits = record->logits, .state = true};
+    int status = whole_tokens(record, c, &arena, &run, error);
+    if (!status)
+        status = path_make(&arena, record->directory, c->id, "again", &run.path, error);
+    if (!status)
+        status = run_record(&run, engine, progress, error);
+    arena_close(&arena);
+    return in_case(c, status, error);
+}
+
+// What the cache is asked for, and given: the reference's traces of a case.
+static int cache_case_make(const struct record *record, const struct suite_case *c, const struct engine *engine,
+                           struct arena *arena, struct cache_case *out, struct error *error)
+{
+    const struct purposes purposes = case_purposes(record, c);
+    *out = (struct cache_case){.contract = record->contract,
+                               .tokens = c->tokens,
+                               .n = c->n,
+                               .rollout = purposes.whole ? c->rollout : 0,
+                               .seeded = purposes.seeded ? c->seeded : 0};
+    run_contract(&out->contract, engine);
     int status = 0;
     if (purposes.whole)
-        status = record_whole(record, c, engine, progress, &arena, error);
-    else if (purposes.prefix)
-        status = record_prefix(record, c, engine, progress, &arena, error);
+        status = path_make(arena, record->directory, c->id, NULL, &out->paths[CACHE_WHOLE], error);
+    if (!status && purposes.prefix)
+        status = path_make(arena, record->directory, c->id, "prefix", &out->paths[CACHE_PREFIX], error);
     if (!status && purposes.seeded)
-        status = record_seeded(record, c, engine, progress, &arena, error);
+        status = path_make(arena, record->directory, c->id, "seeded", &out->paths[CACHE_SEEDED], error);
+    return status;
+}
+
+static int record_anew(const struct record *record, const struct suite_case *c, struct engine *engine,
+                       struct progress *progress, struct arena *arena, struct error *error)
+{
+    const struct purposes purposes = case_purposes(record, c);
+    int status = 0;
+    if (purposes.whole)
+        status = record_whole(record, c, engine, progress, arena, error);
+    else if (purposes.prefix)
+        status = record_prefix(record, c, engine, progress, arena, error);
+    if (!status && purposes.seeded)
+        status = record_seeded(record, c, engine, progress, arena, error);
+    return status;
+}
+
+int record_case(const struct record *record, const struct suite_case *c, struct engine *engine,
+                struct progress *progress, struct error *error)
+{
+    assert(c->n > 0 && (!c->checks[CHECK_SEEDED] || (c->seeded > 0 && c->seeded < c->n)));
+    struct arena arena = {0};
+    struct cache_case kept;
+    struct cache *cache = record->reference || !first_positions(record, c) ? NULL : record->cache;
+    int status = cache ? cache_case_make(record, c, engine, &arena, &kept, error) : 0;
+    if (!status && cache && cache_get(cache, &kept)) {
+        progress_step(progress, first_positions(record, c));
+    } else if (!status) {
+        status = record_anew(record, c, engine, progress, &arena, error);
+        if (!status && cache)
+            cache_put(cache, &kept);
+    }
     arena_close(&arena);
     return in_case(c, status, error);
 }
@@ -204,11 +255,15 @@ static int check_case_ids(const struct suite *suite, struct error *error)
     return 0;
 }
 
+int record_open(const struct record *record, const struct suite *suite, struct error *error)
+{
+    const int status = check_case_ids(suite, error);
+    return status ? status : directory_make(record->directory, error);
+}
+
 int record_suite(const struct record *record, const struct suite *suite, struct engine *engine, struct error *error)
 {
-    int status = check_case_ids(suite, error);
-    if (!status)
-        status = directory_make(record->directory, error);
+    int status = record_open(record, suite, error);
     if (status)
         return status;
     struct progress progress;
@@ -216,13 +271,8 @@ int record_suite(const struct record *record, const struct suite *suite, struct 
     for (size_t i = 0; i < suite->n_cases && !status; i++)
         status = record_case(record, &suite->cases[i], engine, &progress, error);
     // Repetitions come last and in reverse, so that each follows work that its first run did not follow.
-    for (size_t i = suite->n_cases; i-- > 0 && !status;) {
-        const struct suite_case *c = &suite->cases[i];
-        struct arena arena = {0};
-        if (case_purposes(record, c).again)
-            status = in_case(c, record_again(record, c, engine, &progress, &arena, error), error);
-        arena_close(&arena);
-    }
+    for (size_t i = suite->n_cases; i-- > 0 && !status;)
+        status = record_again(record, &suite->cases[i], engine, &progress, error);
     progress_finish(&progress);
     return status;
 }

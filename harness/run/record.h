@@ -25,6 +25,7 @@
 
 #include "harness/base/error.h"
 #include "harness/base/progress.h"
+#include "harness/run/cache.h"
 #include "harness/run/engine.h"
 #include "harness/run/suite.h"
 #include "harness/run/trace.h"
@@ -36,6 +37,7 @@ struct record {
     enum dtype logits;              // DTYPE_F32, or DTYPE_F16 for engines with half logits
     bool checks[CHECK_COUNT];       // what to serve with this engine
     bool quiet;
+    struct cache *cache; // of the reference's traces (cache.h), else NULL; borrowed
 };
 
 // Runs `suite` on `engine`. Traces that exist already are overwritten. On failure the trace in progress leaves
@@ -45,6 +47,16 @@ struct record {
 int record_suite(const struct record *record, const struct suite *suite, struct engine *engine, struct error *error);
 // Positions (steps) that record_suite will run: for the progress bar.
 uint64_t record_positions(const struct record *record, const struct suite *suite);
+
+// The parts of record_suite, for a scheduler (sweep.h). record_open first; then record_case for every case, when the
+// reference's traces of that case are there; then record_again (nothing, for a case without determinism) on the engine
+// that ran the case. With a cache the reference's case comes from there or goes there as soon as it is complete.
+int record_open(const struct record *record, const struct suite *suite, struct error *error);
+int record_case(const struct record *record, const struct suite_case *c, struct engine *engine,
+                struct progress *progress, struct error *error);
+int record_again(const struct record *record, const struct suite_case *c, struct engine *engine,
+                 struct progress *progress, struct error *error);
+uint64_t record_case_positions(const struct record *record, const struct suite_case *c);
 
 // One run, for `assay trace`: tokens teacher-forced, then `generate` more that the engine picks itself, to one trace
 // file. `from` (may be NULL) is a trace with a state to start from. record->directory, reference and checks are not

@@ -137,6 +137,15 @@ static int run_rows(const struct run *run, struct engine *engine, struct trace_w
     return run->state ? put_state(writer, engine, error) : 0;
 }
 
+void run_contract(struct trace_contract *contract, const struct engine *engine)
+{
+    contract->engine = engine->name;
+    contract->engine_version = ASSAY_VERSION;
+    contract->device = engine->device;
+    contract->precision = engine->precision;
+    contract->mode = "s1";
+}
+
 int run_record(const struct run *run, struct engine *engine, struct progress *progress, struct error *error)
 {
     char start[HASH_HEX] = "zero";
@@ -156,11 +165,7 @@ int run_record(const struct run *run, struct engine *engine, struct progress *pr
                               .logits = run->logits,
                               .taps = run->taps,
                               .state = run->state};
-    spec.contract.engine = engine->name;
-    spec.contract.engine_version = ASSAY_VERSION;
-    spec.contract.device = engine->device;
-    spec.contract.precision = engine->precision;
-    spec.contract.mode = "s1";
+    run_contract(&spec.contract, engine);
     spec.contract.start = start;
     spec.contract.position = engine->position;
     spec.contract.generated = run->generate;

@@ -27,6 +27,9 @@ struct run {
 // failure the one in progress leaves nothing.
 int run_record(const struct run *run, struct engine *engine, struct progress *progress, struct error *error);
 
+// The keys of the contract that tell who runs: engine, engine_version, device, precision, mode.
+void run_contract(struct trace_contract *contract, const struct engine *engine);
+
 // ERROR_CONTRACT when trace and contract both state a weights or config hash and they differ.
 int run_check_hashes(const struct trace *trace, const struct trace_contract *contract, struct error *error);
 

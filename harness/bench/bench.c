@@ -104,8 +104,9 @@ static bool open_mode(struct bench *bench, struct bench_mode *mode, size_t tries
 {
     const struct model *model = mode->weights;
     struct gathering all = {arena_alloc(&bench->arena, 2 * (size_t)model->n_weights, sizeof *all.spans), 0};
-    double **const series[] = {&mode->speeds, &mode->reads, &mode->bandwidths, &mode->peaks, &mode->against_first};
-    bool ok = all.spans != NULL;
+    double **const series[] = {&mode->speeds, &mode->reads, &mode->bandwidths, &mode->peaks};
+    mode->times = arena_alloc(&bench->arena, bench->n_modes, sizeof *mode->times);
+    bool ok = all.spans && mode->times;
     for (size_t i = 0; i < sizeof series / sizeof *series; i++) {
         *series[i] = arena_alloc(&bench->arena, tries, sizeof **series[i]);
         ok = ok && *series[i];
@@ -142,20 +143,26 @@ static int time_mode(const struct bench *bench, struct bench_mode *mode, const u
     mode->speeds[round] = mode->tokens / spent;
     mode->reads[round] = 2 * (double)bytes_of(mode) / reading;
     mode->bandwidths[round] = mode->speeds[round] * (double)mode->traffic.bytes / mode->reads[round];
-    mode->against_first[round] = mode->speeds[round] / bench->modes[0].speeds[round];
     return 0;
 }
 
-static int time_round(struct bench *bench, const uint32_t *const *tokens, uint32_t round, double *peak,
+// What belongs to a round and to no mode.
+struct series {
+    double *distances, *peaks, *cores; // [rounds]
+};
+
+static int time_round(struct bench *bench, const uint32_t *const *tokens, uint32_t round, struct series *series,
                       struct error *error)
 {
     int code = 0;
     for (size_t i = 0; !code && i < bench->n_modes; i++)
         code = time_mode(bench, &bench->modes[i], tokens[i], round, error);
-    *peak = machine_peak(bench->pool, probe_best(), PEAK_SECONDS);
+    const double peak = machine_peak(bench->pool, probe_best(), PEAK_SECONDS);
+    series->peaks[round] = peak;
+    series->cores[round] = peak / (pool_threads(bench->pool) * machine_peak(NULL, probe_best(), PEAK_SECONDS));
     for (size_t i = 0; i < bench->n_modes; i++) {
         struct bench_mode *mode = &bench->modes[i];
-        mode->peaks[round] = mode->speeds[round] * 2 * (double)mode->traffic.multiplications / *peak;
+        mode->peaks[round] = mode->speeds[round] * 2 * (double)mode->traffic.multiplications / peak;
     }
     return code;
 }
@@ -173,38 +180,49 @@ struct bench_range bench_range(double *values, size_t n)
     return (struct bench_range){values[0], (values[(n - 1) / 2] + values[n / 2]) / 2, values[n - 1]};
 }
 
-static void summarize(struct bench *bench, double *distances, double *peaks)
+// Before any series is sorted. `scratch` [kept].
+static void compare_modes(struct bench *bench, double *scratch)
+{
+    for (size_t i = 0; i < bench->n_modes; i++)
+        for (size_t j = 0; j < bench->n_modes; j++) {
+            for (size_t round = 0; round < bench->kept; round++)
+                scratch[round] = bench->modes[i].speeds[round] / bench->modes[j].speeds[round];
+            bench->modes[i].times[j] = bench_range(scratch, bench->kept);
+        }
+}
+
+// Sorts every series; the distances serve as scratch once their range is known.
+static void summarize(struct bench *bench, struct series *series)
 {
     const size_t n = bench->kept;
-    bench->distance_ns = bench_range(distances, n);
-    bench->peak = bench_range(peaks, n);
+    bench->distance_ns = bench_range(series->distances, n);
+    bench->peak = bench_range(series->peaks, n);
+    bench->cores_share = bench_range(series->cores, n);
+    compare_modes(bench, series->distances);
     for (size_t i = 0; i < bench->n_modes; i++) {
         struct bench_mode *mode = &bench->modes[i];
         mode->tokens_per_s = bench_range(mode->speeds, n);
         mode->read_bytes_per_s = bench_range(mode->reads, n);
         mode->bandwidth_share = bench_range(mode->bandwidths, n);
         mode->fma_share = bench_range(mode->peaks, n);
-        mode->ratio = bench_range(mode->against_first, n);
     }
 }
 
-static int measure(struct bench *bench, const uint32_t *const *tokens, double *distances, double *peaks,
-                   struct error *error)
+static int measure(struct bench *bench, const uint32_t *const *tokens, struct series *series, struct error *error)
 {
     struct progress progress;
     progress_start(&progress, "bench", bench->rounds + 1, bench->quiet);
     progress.unit = "rounds";
-    int code = time_round(bench, tokens, 0, &peaks[0], error); // the first pass over fresh mappings is slow
+    int code = time_round(bench, tokens, 0, series, error); // the first pass over fresh mappings is slow
     progress_step(&progress, 1);
     bench->kept = bench->dropped = 0;
     while (!code && bench->kept < bench->rounds && bench->kept + bench->dropped < TRIES * bench->rounds) {
         const uint32_t round = bench->kept;
-        distances[round] = machine_distance(bench->pool);
-        code = time_round(bench, tokens, round, &peaks[round], error);
-        // moved during the round: as bad as before it
-        const double after = machine_distance(bench->pool);
-        distances[round] = after < distances[round] ? after : distances[round];
-        if (distances[round] > 0 && distances[round] < bench->sibling_ns) {
+        const double before = machine_distance(bench->pool);
+        code = time_round(bench, tokens, round, series, error);
+        const double after = machine_distance(bench->pool); // moved during the round: as bad as before it
+        series->distances[round] = after < before ? after : before;
+        if (series->distances[round] > 0 && series->distances[round] < bench->sibling_ns) {
             bench->dropped++;
             continue;
         }
@@ -218,10 +236,12 @@ static int measure(struct bench *bench, const uint32_t *const *tokens, double *d
 int bench_run(struct bench *bench, struct error *error)
 {
     const size_t tries = bench->rounds + 1;
-    double *distances = arena_alloc(&bench->arena, tries, sizeof *distances);
-    double *peaks = arena_alloc(&bench->arena, tries, sizeof *peaks);
+    struct series series;
+    series.distances = arena_alloc(&bench->arena, tries, sizeof *series.distances);
+    series.peaks = arena_alloc(&bench->arena, tries, sizeof *series.peaks);
+    series.cores = arena_alloc(&bench->arena, tries, sizeof *series.cores);
     uint32_t **tokens = arena_alloc(&bench->arena, bench->n_modes, sizeof *tokens);
-    bool ok = distances && peaks && tokens;
+    bool ok = series.distances && series.peaks && series.cores && tokens;
     for (size_t i = 0; ok && i < bench->n_modes; i++) {
         struct bench_mode *mode = &bench->modes[i];
         tokens[i] = arena_alloc(&bench->arena, mode->tokens, sizeof **tokens);
@@ -231,7 +251,7 @@ int bench_run(struct bench *bench, struct error *error)
     }
     if (!ok)
         return error_set(error, ERROR_RUNTIME, "out of memory");
-    const int code = measure(bench, (const uint32_t *const *)tokens, distances, peaks, error);
+    const int code = measure(bench, (const uint32_t *const *)tokens, &series, error);
     if (code)
         return code;
     if (!bench->kept)
@@ -239,7 +259,7 @@ int bench_run(struct bench *bench, struct error *error)
                          "in all %u rounds two threads were nearer than %g ns, as on one core; try again, use "
                          "--threads 1, or --siblings 0 on a machine whose cores are that near",
                          bench->dropped, bench->sibling_ns);
-    summarize(bench, distances, peaks);
+    summarize(bench, &series);
     return 0;
 }
 

@@ -2,7 +2,7 @@
 //
 // A shared host changes its speed by half within minutes, so a speed alone says little. Every round times, one after
 // the other on the same threads: the distance of the threads; for each mode one read pass over its own weights, the
-// mode, and a second read pass; the multiply-add peak. Shares are formed within the round, then medians over rounds.
+// mode, and a second read pass; the multiply-add peak of all threads and of one. Shares are formed within the round, then medians over rounds.
 // A round before which two threads were found on one core is dropped and counted; the first round warms up.
 //
 // Correct before fast: bench_check comes first, and nothing is timed whose bits are wrong.
@@ -45,11 +45,11 @@ struct bench_mode {
     struct model_traffic traffic;
     const struct span *spans;
     size_t n_spans;
-    double *speeds, *reads, *bandwidths, *peaks, *against_first; // [rounds]
+    double *speeds, *reads, *bandwidths, *peaks; // [rounds]
     struct bench_range tokens_per_s, read_bytes_per_s;
     struct bench_range bandwidth_share; // bytes of weights a token, a second, of the two read passes around it
     struct bench_range fma_share;       // 2 x multiplications of linear layers, of the peak in the same round
-    struct bench_range ratio;           // tokens/s, of the first mode's in the same round
+    struct bench_range *times;          // [modes] tokens/s, as a multiple of every mode's in the same round
 };
 
 struct bench {
@@ -63,6 +63,9 @@ struct bench {
     // filled in by bench_run
     uint32_t kept, dropped;
     struct bench_range distance_ns, peak; // of the kept rounds; peak in operations a second
+    // That peak, of what as many threads would do that were each as fast as one alone: well under 1, the threads had
+    // not a core each, and nothing that was measured with all of them means much.
+    struct bench_range cores_share;
 };
 
 // The first `n` tokens of the text that every mode is given: all ids of the vocabulary are equally likely.

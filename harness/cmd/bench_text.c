@@ -35,7 +35,7 @@ static void print_modes(const struct bench *bench)
                mode->way->name, mode->tokens, range_text(mode->tokens_per_s, 1, true, text[0]),
                range_text(mode->bandwidth_share, 1, mode->way->reads_each, text[1]),
                range_text(mode->fma_share, 1, true, text[2]), range_text(mode->read_bytes_per_s, 1e9, true, text[3]),
-               range_text(mode->ratio, 1, true, text[4]));
+               range_text(mode->times[0], 1, true, text[4]));
     }
 }
 
@@ -78,7 +78,8 @@ void bench_print_text(const struct bench_report *report)
     printf("%" PRIu32 " rounds, medians (and ranges); %" PRIu32 " dropped, threads on one core; ", bench->kept, bench->dropped);
     if (bench->distance_ns.high > 0)
         printf("threads %s ns apart; ", range_text(bench->distance_ns, 1, true, text));
-    printf("multiply-add peak %s GFLOP/s\n\n", range_text(bench->peak, 1e9, true, text));
+    printf("multiply-add peak %s GFLOP/s, ", range_text(bench->peak, 1e9, true, text));
+    printf("%s of that of as many whole cores\n\n", range_text(bench->cores_share, 1, true, text));
     print_modes(bench);
     printf("\n");
     for (size_t i = 0; i < report->n_subjects; i++) {
@@ -102,6 +103,15 @@ static void json_range(const char *key, struct bench_range range, double unit, b
                range.high / unit);
     else
         printf("\"%s\": null, ", key);
+}
+
+static void json_times(const struct bench *bench, const struct bench_mode *mode)
+{
+    printf("\"times\": [");
+    for (size_t j = 0; j < bench->n_modes; j++)
+        printf("%s{\"median\": %.9g, \"range\": [%.9g, %.9g]}", j ? ", " : "", mode->times[j].median, mode->times[j].low,
+               mode->times[j].high);
+    printf("], ");
 }
 
 static void json_mode(const struct bench_mode *mode)
@@ -131,6 +141,7 @@ void bench_print_json(const struct bench_report *report, struct arena *arena)
            report->options->threads, isa_name(report->options->isa), probe_best()->name, bench->kept, bench->dropped);
     json_range("distance_ns", bench->distance_ns, 1, bench->distance_ns.high > 0);
     json_range("peak_gflop_s", bench->peak, 1e9, true);
+    json_range("cores_share", bench->cores_share, 1, true);
     printf("\n "); // of the first mode, so that a script needs no search
     json_mode(&bench->modes[0]);
     printf("\"load_s\": %.9g, \"anonymous_bytes\": %" PRIu64 ",\n \"modes\": [", report->subjects[0].load,
@@ -140,7 +151,7 @@ void bench_print_json(const struct bench_report *report, struct arena *arena)
         printf("%s\n  {\"model\": %s, \"engine\": \"%s\", \"mode\": \"%s\", \"tokens\": %" PRIu32 ", ", i ? "," : "",
                json_quote(arena, mode->model), mode->engine->name, mode->way->name, mode->tokens);
         json_mode(mode);
-        json_range("times_the_first", mode->ratio, 1, true);
+        json_times(bench, mode);
         printf("\"bytes_per_token\": %" PRIu64 "}", mode->traffic.bytes);
     }
     printf("],\n \"models\": [");

@@ -177,8 +177,8 @@ Test(bench, every_mode_gets_its_figures)
     fill(&bench, modes, 25);
     cr_assert_eq(bench_run(&bench, &error), 0, "%s", error.text);
     cr_expect_eq(bench.kept, 3);
-    cr_expect_eq(bench.dropped, 0); // one thread shares no core with itself
-    cr_expect(ordered(bench.peak) && ordered(bench.cores_share));
+    cr_expect_eq(bench.dropped_near, 0); // one thread shares no core with itself
+    cr_expect(ordered(bench.peak) && ordered(bench.cores_share) && ordered(bench.running));
     for (size_t i = 0; i < 2; i++) {
         const struct bench_mode *mode = &modes[i];
         cr_expect(ordered(mode->tokens_per_s) && ordered(mode->bandwidth_share) && ordered(mode->fma_share));
@@ -194,6 +194,19 @@ Test(bench, every_mode_gets_its_figures)
     bench_close(&bench);
 }
 
+Test(bench, rounds_without_the_processor_are_dropped)
+{
+    struct bench bench;
+    struct bench_mode modes[2];
+    fill(&bench, modes, 0);
+    bench.least_running = 2; // no thread runs twice as long as the clock
+    cr_expect_eq(bench_run(&bench, NULL), ERROR_RUNTIME);
+    cr_expect_eq(bench.dropped_waiting, 9);
+    engine_close(&modes[0].engine);
+    engine_close(&modes[1].engine);
+    bench_close(&bench);
+}
+
 Test(bench, rounds_on_one_core_are_dropped_and_a_run_of_only_such_is_an_error)
 {
     struct bench bench;
@@ -205,8 +218,8 @@ Test(bench, rounds_on_one_core_are_dropped_and_a_run_of_only_such_is_an_error)
     cr_assert_eq(pool_open(&bench.pool, 2, NULL), 0);
     cr_expect_eq(bench_run(&bench, &error), ERROR_RUNTIME);
     cr_expect_eq(bench.kept, 0);
-    cr_expect_eq(bench.dropped, 9);
-    cr_expect(strstr(error.text, "--siblings"), "%s", error.text);
+    cr_expect_eq(bench.dropped_near, 9);
+    cr_expect(strstr(error.text, "--keep-all"), "%s", error.text);
     engine_close(&modes[0].engine);
     engine_close(&modes[1].engine);
     pool_close(&bench.pool);

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "harness/base/half.h"
 #include "harness/base/progress.h"
@@ -148,15 +149,25 @@ static int time_mode(const struct bench *bench, struct bench_mode *mode, const u
 
 // What belongs to a round and to no mode.
 struct series {
-    double *distances, *peaks, *cores; // [rounds]
+    double *distances, *peaks, *cores, *running; // [rounds]
 };
+
+// Seconds for which this thread has run.
+static double running_clock(void)
+{
+    struct timespec now = {0};
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
 
 static int time_round(struct bench *bench, const uint32_t *const *tokens, uint32_t round, struct series *series,
                       struct error *error)
 {
+    const double started = progress_clock(), ran = running_clock();
     int code = 0;
     for (size_t i = 0; !code && i < bench->n_modes; i++)
         code = time_mode(bench, &bench->modes[i], tokens[i], round, error);
+    series->running[round] = (running_clock() - ran) / (progress_clock() - started);
     const double peak = machine_peak(bench->pool, probe_best(), PEAK_SECONDS);
     series->peaks[round] = peak;
     series->cores[round] = peak / (pool_threads(bench->pool) * machine_peak(NULL, probe_best(), PEAK_SECONDS));
@@ -198,6 +209,7 @@ static void summarize(struct bench *bench, struct series *series)
     bench->distance_ns = bench_range(series->distances, n);
     bench->peak = bench_range(series->peaks, n);
     bench->cores_share = bench_range(series->cores, n);
+    bench->running = bench_range(series->running, n);
     compare_modes(bench, series->distances);
     for (size_t i = 0; i < bench->n_modes; i++) {
         struct bench_mode *mode = &bench->modes[i];
@@ -215,19 +227,19 @@ static int measure(struct bench *bench, const uint32_t *const *tokens, struct se
     progress.unit = "rounds";
     int code = time_round(bench, tokens, 0, series, error); // the first pass over fresh mappings is slow
     progress_step(&progress, 1);
-    bench->kept = bench->dropped = 0;
-    while (!code && bench->kept < bench->rounds && bench->kept + bench->dropped < TRIES * bench->rounds) {
+    for (uint32_t tried = 0; !code && bench->kept < bench->rounds && tried < TRIES * bench->rounds; tried++) {
         const uint32_t round = bench->kept;
         const double before = machine_distance(bench->pool);
         code = time_round(bench, tokens, round, series, error);
         const double after = machine_distance(bench->pool); // moved during the round: as bad as before it
         series->distances[round] = after < before ? after : before;
-        if (series->distances[round] > 0 && series->distances[round] < bench->sibling_ns) {
-            bench->dropped++;
-            continue;
-        }
-        bench->kept++;
-        progress_step(&progress, 1);
+        if (series->distances[round] > 0 && series->distances[round] < bench->sibling_ns)
+            bench->dropped_near++;
+        else if (!(series->running[round] >= bench->least_running))
+            bench->dropped_waiting++;
+        else
+            bench->kept++;
+        progress_step(&progress, bench->kept - round);
     }
     progress_finish(&progress);
     return code;
@@ -240,8 +252,9 @@ int bench_run(struct bench *bench, struct error *error)
     series.distances = arena_alloc(&bench->arena, tries, sizeof *series.distances);
     series.peaks = arena_alloc(&bench->arena, tries, sizeof *series.peaks);
     series.cores = arena_alloc(&bench->arena, tries, sizeof *series.cores);
+    series.running = arena_alloc(&bench->arena, tries, sizeof *series.running);
     uint32_t **tokens = arena_alloc(&bench->arena, bench->n_modes, sizeof *tokens);
-    bool ok = series.distances && series.peaks && series.cores && tokens;
+    bool ok = series.distances && series.peaks && series.cores && series.running && tokens;
     for (size_t i = 0; ok && i < bench->n_modes; i++) {
         struct bench_mode *mode = &bench->modes[i];
         tokens[i] = arena_alloc(&bench->arena, mode->tokens, sizeof **tokens);
@@ -256,9 +269,11 @@ int bench_run(struct bench *bench, struct error *error)
         return code;
     if (!bench->kept)
         return error_set(error, ERROR_RUNTIME,
-                         "in all %u rounds two threads were nearer than %g ns, as on one core; try again, use "
-                         "--threads 1, or --siblings 0 on a machine whose cores are that near",
-                         bench->dropped, bench->sibling_ns);
+                         "no round was worth keeping: in %u two threads were nearer than %g ns, as on one core, in %u "
+                         "other work had the processor for more than %.0f %% of the time; try again, use --threads 1, "
+                         "or --keep-all",
+                         bench->dropped_near, bench->sibling_ns, bench->dropped_waiting,
+                         100 * (1 - bench->least_running));
     summarize(bench, &series);
     return 0;
 }

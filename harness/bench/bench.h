@@ -3,7 +3,8 @@
 // A shared host changes its speed by half within minutes, so a speed alone says little. Every round times, one after
 // the other on the same threads: the distance of the threads; for each mode one read pass over its own weights, the
 // mode, and a second read pass; the multiply-add peak of all threads and of one. Shares are formed within the round, then medians over rounds.
-// A round before which two threads were found on one core is dropped and counted; the first round warms up.
+// A round is dropped and counted when two threads were found on one core, or when the caller's thread was without a
+// processor for much of it, as on a machine with other work. The first round warms up.
 //
 // Correct before fast: bench_check comes first, and nothing is timed whose bits are wrong.
 #ifndef ASSAY_BENCH_H
@@ -56,16 +57,18 @@ struct bench {
     struct arena arena;
     struct pool *pool;
     uint32_t rounds;       // to keep; at most three times as many are tried
-    double sibling_ns;     // threads nearer than this share a core; 0: keep every round
+    double sibling_ns;     // threads nearer than this share a core; 0: keep such rounds
+    double least_running;  // share of the time for which the caller's thread must run; 0: keep every such round
     bool quiet;
     struct bench_mode *modes;
     size_t n_modes;
     // filled in by bench_run
-    uint32_t kept, dropped;
+    uint32_t kept, dropped_near, dropped_waiting;
     struct bench_range distance_ns, peak; // of the kept rounds; peak in operations a second
     // That peak, of what as many threads would do that were each as fast as one alone: well under 1, the threads had
     // not a core each, and nothing that was measured with all of them means much.
     struct bench_range cores_share;
+    struct bench_range running; // share of the modes' time for which the caller's thread ran
 };
 
 // The first `n` tokens of the text that every mode is given: all ids of the vocabulary are equally likely.

@@ -14,6 +14,7 @@ enum {
     SUBJECTS_MAX = 8,
     CHECKED = 3,        // tokens compared with the portable kernels; two more than the longest convolution step needs
     PROFILED_STEPS = 64,
+    SIBLING_NS = 25, // one way between two cores 33 ns and more, within one 17 and less (measured on Zen 4)
 };
 
 struct bench_job {
@@ -178,14 +179,12 @@ static int run_all(struct bench_job *job, struct error *error)
 static int run_command(const struct options *options, struct error *error)
 {
     struct bench_job job = {.options = options, .profile = options_flag(options, "profile")};
-    long prompt, generate, rounds, siblings;
+    long prompt, generate, rounds;
     int code = options_number(options, "p", 1, 1 << 17, 128, &prompt, error);
     if (!code)
         code = options_number(options, "g", 1, 1 << 17, 256, &generate, error);
     if (!code)
         code = options_number(options, "n", 1, BENCH_ROUNDS_MAX, 9, &rounds, error);
-    if (!code)
-        code = options_number(options, "siblings", 0, 1000, 25, &siblings, error);
     if (code)
         return code;
     job.prompt = (uint32_t)prompt;
@@ -193,7 +192,10 @@ static int run_command(const struct options *options, struct error *error)
     job.per_round = (uint32_t)((generate + rounds - 1) / rounds);
     job.capacity = job.prompt > job.per_round ? job.prompt : job.per_round;
     job.bench.rounds = (uint32_t)rounds;
-    job.bench.sibling_ns = (double)siblings;
+    if (!options_flag(options, "keep-all")) {
+        job.bench.sibling_ns = SIBLING_NS;
+        job.bench.least_running = 0.9;
+    }
     job.bench.quiet = options->quiet;
     code = run_all(&job, error);
     bench_close(&job.bench);
@@ -204,7 +206,7 @@ static const struct option bench_options[] = {
     {"p", "N", "tokens of a batch, in every round (default: 128)"},
     {"g", "N", "tokens of one-token steps in all, split over the rounds; each starts from nothing (default: 256)"},
     {"n", "N", "rounds to keep; medians are taken over them (default: 9)"},
-    {"siblings", "NS", "drop rounds whose threads are nearer than this: they share a core; 0 keeps all (default: 25)"},
+    {"keep-all", NULL, "keep rounds, too, in which threads shared a core or other work had the processor"},
     {"profile", NULL, "also time and bytes of every operator, in steps of their own"},
     {0},
 };

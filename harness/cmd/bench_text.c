@@ -75,7 +75,9 @@ void bench_print_text(const struct bench_report *report)
     printf("%s, %u thread%s, kernels %s, probes %s, %s\n", machine_processor(processor, sizeof processor),
            report->options->threads, report->options->threads == 1 ? "" : "s", isa_name(report->options->isa),
            probe_best()->name, COMPILER);
-    printf("%" PRIu32 " rounds, medians (and ranges); %" PRIu32 " dropped, threads on one core; ", bench->kept, bench->dropped);
+    printf("%" PRIu32 " rounds, medians (and ranges); %" PRIu32 " dropped with threads on one core, %" PRIu32
+           " with other work on the processor; ",
+           bench->kept, bench->dropped_near, bench->dropped_waiting);
     if (bench->distance_ns.high > 0)
         printf("threads %s ns apart; ", range_text(bench->distance_ns, 1, true, text));
     printf("multiply-add peak %s GFLOP/s, ", range_text(bench->peak, 1e9, true, text));
@@ -136,12 +138,14 @@ void bench_print_json(const struct bench_report *report, struct arena *arena)
     const struct bench *bench = report->bench;
     char processor[128];
     printf("{\"schema\": \"assay-bench/1\", \"processor\": %s, \"compiler\": %s, \"threads\": %u, \"isa\": \"%s\", "
-           "\"probe\": \"%s\",\n \"rounds\": %" PRIu32 ", \"dropped\": %" PRIu32 ", ",
+           "\"probe\": \"%s\",\n \"rounds\": %" PRIu32 ", \"dropped\": %" PRIu32 ", \"dropped_waiting\": %" PRIu32 ", ",
            json_quote(arena, machine_processor(processor, sizeof processor)), json_quote(arena, COMPILER),
-           report->options->threads, isa_name(report->options->isa), probe_best()->name, bench->kept, bench->dropped);
+           report->options->threads, isa_name(report->options->isa), probe_best()->name, bench->kept, bench->dropped_near,
+           bench->dropped_waiting);
     json_range("distance_ns", bench->distance_ns, 1, bench->distance_ns.high > 0);
     json_range("peak_gflop_s", bench->peak, 1e9, true);
     json_range("cores_share", bench->cores_share, 1, true);
+    json_range("running", bench->running, 1, true);
     printf("\n "); // of the first mode, so that a script needs no search
     json_mode(&bench->modes[0]);
     printf("\"load_s\": %.9g, \"anonymous_bytes\": %" PRIu64 ",\n \"modes\": [", report->subjects[0].load,

@@ -13,10 +13,11 @@
 #include "harness/run/engine.h"
 
 extern const struct command command_inspect, command_tokenize, command_quantize, command_validate, command_trace,
-    command_compare, command_gate;
+    command_compare, command_gate, command_synth, command_bench;
 
 static const struct command *const commands[] = {&command_inspect, &command_tokenize, &command_quantize, &command_validate,
-                                                 &command_trace, &command_compare, &command_gate};
+                                                 &command_trace, &command_compare, &command_gate,
+                                                 &command_synth, &command_bench};
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 
 static const struct command *find(const char *name)
@@ -34,7 +35,7 @@ static int usage(FILE *stream, int status)
     for (int i = 0; i < N_COMMANDS; i++)
         fprintf(stream, "  %-9s %s\n", commands[i]->name, commands[i]->summary);
     fprintf(stream, "  %-9s %s\n\nexample:\n  %s\n", "help", "one command's options and an example: assay help gate",
-            commands[N_COMMANDS - 1]->example);
+            command_gate.example);
     return status;
 }
 

@@ -66,6 +66,7 @@ int reference_open(struct engine **engine, const struct model *model, const stru
         return error_set(error, ERROR_RUNTIME, "reference: no memory");
     struct linear linear;
     linear_open(&linear, options->isa, options->pool);
+    linear.profile = options->profile;
     struct floating saved;
     floating_enter(&saved);
     const int code = lfm2_open(&opened->lfm2, model, &linear, options->capacity, error);

@@ -7,12 +7,14 @@
 #include "harness/base/pool.h"
 #include "harness/model/model.h"
 #include "harness/run/engine.h"
+#include "harness/run/profile.h"
 
 struct reference_options {
     struct pool *pool;    // NULL: one thread. Borrowed.
     enum isa isa;
     uint32_t capacity;    // positions
     const char *name;     // "reference", or "dequant" over a bundle's weights. Borrowed.
+    const struct profile_hook *profile; // NULL: none. Borrowed.
 };
 
 // `model` is borrowed and may hold any weight format. On failure *engine is NULL.

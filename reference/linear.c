@@ -139,5 +139,7 @@ void linear_run(const struct linear *linear, const struct weight *weight, const 
     assert(weight->format != WEIGHT_NONE && input->n == weight->cols);
     struct job job = {linear->rows[weight->format], weight, bias, input, y};
     const size_t grain = 1 + MULTIPLICATIONS_PER_RANGE / ((size_t)weight->cols + 1);
+    profile_begin(linear->profile);
     pool_run(linear->pool, weight->rows, grain, run_rows, &job);
+    profile_end(linear->profile, weight);
 }

@@ -15,6 +15,7 @@
 #include "harness/base/isa.h"
 #include "harness/base/pool.h"
 #include "harness/model/model.h"
+#include "harness/run/profile.h"
 
 enum { LINEAR_LANES = 32, LINEAR_FORMATS = WEIGHT_Q4 + 1 };
 
@@ -49,6 +50,7 @@ extern const struct linear_kernel linear_kernels[];
 struct linear {
     linear_fn rows[LINEAR_FORMATS];
     struct pool *pool; // borrowed; NULL: one thread
+    const struct profile_hook *profile; // borrowed; NULL: none
 };
 
 // The last kernel of the table for each format that `isa` includes and this processor has.

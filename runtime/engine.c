@@ -110,10 +110,13 @@ static int engine_fill(struct runtime_engine *engine, const struct model *model,
         .device = "cpu",
         .precision = "float16",
     };
-    const int failed = projections_check(model, options->plan, error);
-    return failed ? failed
-                  : runtime_lfm2_open(&engine->arena, model, options->plan, options->fault, options->isa,
-                                      options->pool, options->capacity, &engine->run, error);
+    int failed = projections_check(model, options->plan, error);
+    if (!failed)
+        failed = runtime_lfm2_open(&engine->arena, model, options->plan, options->fault, options->isa, options->pool,
+                                   options->capacity, &engine->run, error);
+    if (!failed)
+        engine->run->profile = options->profile;
+    return failed;
 }
 
 int runtime_open(struct engine **engine, const struct model *model, const struct runtime_options *options,

@@ -6,6 +6,7 @@
 #include "harness/base/pool.h"
 #include "harness/model/model.h"
 #include "harness/run/engine.h"
+#include "harness/run/profile.h"
 #include "runtime/fault.h"
 #include "runtime/plan.h"
 
@@ -16,6 +17,7 @@ struct runtime_options {
     const char *name;        // "int8", "fp16", "expected". Borrowed.
     const struct plan *plan; // copied
     enum fault fault;
+    const struct profile_hook *profile; // NULL: none. Borrowed.
 };
 
 // `model` comes from a bundle (runtime/bundle.h) and is borrowed. On failure *engine is NULL.

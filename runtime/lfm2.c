@@ -36,9 +36,11 @@ static void linear(struct runtime_lfm2 *run, const struct weight *weight, const 
                    enum precision to, float *y)
 {
     struct linear_job job = {run, weight, bias, to, y};
+    profile_begin(run->profile);
     run->kernels.arrange(x, weight->cols, run->arranged);
     const bool shared = (size_t)weight->rows * weight->cols >= LINEAR_SHARED;
     pool_run(run->pool, weight->rows, shared ? ROWS_GRAIN : weight->rows, linear_rows, &job);
+    profile_end(run->profile, weight);
 }
 
 // --- the short convolution: u [d] -> m [d]

@@ -11,6 +11,7 @@
 #include "harness/base/arena.h"
 #include "harness/base/pool.h"
 #include "harness/model/model.h"
+#include "harness/run/profile.h"
 #include "harness/run/state.h"
 #include "harness/run/tap.h"
 #include "runtime/fault.h"
@@ -33,6 +34,7 @@ struct runtime_lfm2 {
     struct plan plan;
     enum fault fault;
     struct pool *pool;
+    const struct profile_hook *profile; // set by the engine; NULL: none
     uint32_t capacity;              // positions the caches have room for
     struct runtime_layer *layers;   // [L]
     const float *final_norm;        // h(w) [d]

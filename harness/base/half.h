@@ -31,6 +31,15 @@ static inline float bfloat_to_float(uint16_t bfloat)
     return float_from_bits((uint32_t)bfloat << 16);
 }
 
+// fp32 -> bf16, nearest even.
+static inline uint16_t bfloat_from_float(float value)
+{
+    const uint32_t bits = float_to_bits(value);
+    if ((bits & 0x7FFFFFFF) > 0x7F800000)
+        return (uint16_t)(FLOAT_NAN_BITS >> 16);
+    return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16); // a carry into the exponent is the right next number
+}
+
 // fp16 -> fp32, exact for every number, subnormals included.
 static inline float half_to_float(uint16_t half)
 {

@@ -24,8 +24,8 @@ static void show(struct progress *progress, bool terminal, double now)
     const double left = share > 0 && share < 1 ? spent / share - spent : 0;
     progress->shown = now;
     if (!terminal) {
-        fprintf(stderr, "%s: %llu of %llu positions, %.0f s left\n", progress->what,
-                (unsigned long long)progress->done, (unsigned long long)progress->total, left);
+        fprintf(stderr, "%s: %llu of %llu %s, %.0f s left\n", progress->what,
+                (unsigned long long)progress->done, (unsigned long long)progress->total, progress->unit, left);
         return;
     }
     const int filled = share < 1 ? (int)(share * BAR) : BAR;
@@ -39,6 +39,7 @@ void progress_start(struct progress *progress, const char *what, uint64_t total,
 {
     const double now = progress_clock();
     *progress = (struct progress){.what = what, .total = total, .started = now, .shown = now, .quiet = quiet};
+    progress->unit = "positions";
 }
 
 void progress_step(struct progress *progress, uint64_t more)
@@ -61,6 +62,6 @@ void progress_finish(struct progress *progress)
     if (isatty(STDERR_FILENO)) // the bar makes room for what comes next
         fprintf(stderr, "\r\033[K");
     else if (progress->shown > progress->started)
-        fprintf(stderr, "%s: %llu positions in %.1f s\n", progress->what, (unsigned long long)progress->done,
-                progress_clock() - progress->started);
+        fprintf(stderr, "%s: %llu %s in %.1f s\n", progress->what, (unsigned long long)progress->done,
+                progress->unit, progress_clock() - progress->started);
 }

@@ -10,6 +10,7 @@ struct progress {
     uint64_t done, total;  // in units of the caller (positions)
     double started, shown; // seconds
     bool quiet;
+    const char *unit; // "positions" unless set after progress_start
 };
 
 void progress_start(struct progress *progress, const char *what, uint64_t total, bool quiet);

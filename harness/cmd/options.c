@@ -83,19 +83,20 @@ int options_parse(struct options *options, const struct command *command, int ar
         }
         if (!strcmp(argument, "-v") || !strcmp(argument, "-h"))
             argument = argument[1] == 'v' ? "--verbose" : "--help";
-        if (argument[1] != '-')
+        const bool letter = argument[1] != '-'; // -n 9: an option whose whole name is one letter
+        if (letter && argument[2])
             return unknown(command, argument, error);
-        const char *name = argument + 2, *equals = strchr(name, '=');
+        const char *name = argument + (letter ? 1 : 2), *equals = strchr(name, '=');
         const size_t length = equals ? (size_t)(equals - name) : strlen(name);
-        const struct option *option = find(command->options, name, length);
-        if (!option)
+        const struct option *option = (length == 1) == letter ? find(command->options, name, length) : NULL;
+        if (!option && !letter)
             option = find(common, name, length);
         if (!option)
             return unknown(command, argument, error);
         if (!option->argument && equals)
             return error_set(error, ERROR_USAGE, "--%s takes no value, found '%s'", option->name, equals + 1);
         if (option->argument && !equals && i + 1 == argc)
-            return error_set(error, ERROR_USAGE, "--%s: expected %s after it, found the end of the command", option->name,
+            return error_set(error, ERROR_USAGE, "%s: expected %s after it, found the end of the command", argument,
                              option->argument);
         options->given[2 * options->n_given] = option->name;
         options->given[2 * options->n_given++ + 1] = !option->argument ? "" : equals ? equals + 1 : argv[++i];
@@ -150,7 +151,8 @@ int options_number(const struct options *options, const char *name, long low, lo
     errno = 0;
     const long value = strtol(text, &end, 10);
     if (!*text || *end || errno || value < low || value > high)
-        return error_set(error, ERROR_USAGE, "--%s: expected a whole number from %ld to %ld, found '%s'", name, low, high, text);
+        return error_set(error, ERROR_USAGE, "%s%s: expected a whole number from %ld to %ld, found '%s'",
+                         name[1] ? "--" : "-", name, low, high, text);
     *out = value;
     return 0;
 }
@@ -159,7 +161,8 @@ static void print_options(const struct option *option)
 {
     for (; option && option->name; option++) {
         char left[64];
-        snprintf(left, sizeof left, "--%s%s%s", option->name, option->argument ? " " : "",
+        snprintf(left, sizeof left, "%s%s%s%s", option->name[1] ? "--" : "-", option->name,
+                 option->argument ? " " : "",
                  option->argument ? option->argument : "");
         printf("  %-22s %s\n", left, option->help);
     }

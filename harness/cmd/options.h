@@ -12,7 +12,7 @@
 #include "harness/base/isa.h"
 
 struct option {
-    const char *name;     // "suite": written --suite
+    const char *name;     // "suite": written --suite; "n": written -n
     const char *argument; // "FILE"; NULL: a flag
     const char *help;
 };

@@ -83,6 +83,11 @@ static struct weight *field_of(struct lfm2_layer *layer, const struct slot *slot
     return (struct weight *)(void *)((char *)layer + slot->field);
 }
 
+static bool is_projection(const struct slot *slot)
+{
+    return slot->shape[1] != SIZE_END && slot->shape[2] == SIZE_END;
+}
+
 static bool belongs(const struct config *config, enum mixer mixer, enum owner owner)
 {
     switch (owner) {
@@ -275,8 +280,7 @@ static int bind_layer(const struct binding *binding, uint32_t index, struct lfm2
         const char *name = arena_print(binding->arena, "model.layers.%u.%s", index, slot->name);
         if (!name)
             return out_of_memory(error);
-        const bool projection = slot->shape[1] != SIZE_END && slot->shape[2] == SIZE_END;
-        const int status = bind_required(binding, name, slot->shape, projection, field_of(layer, slot), error);
+        const int status = bind_required(binding, name, slot->shape, is_projection(slot), field_of(layer, slot), error);
         if (status)
             return status;
     }
@@ -411,4 +415,64 @@ void model_visit(const struct model *model, model_visit_fn visit, void *context)
     visit(context, &model->final_norm);
     if (model->head.data != model->embedding.data)
         visit(context, &model->head);
+}
+
+// --- a checkpoint to be
+
+static bool declare(const struct config *config, const char *name, const enum size *shape, enum dtype dtype,
+                    struct tensor_declaration *out)
+{
+    *out = (struct tensor_declaration){.name = name, .dtype = dtype};
+    for (; shape[out->rank] != SIZE_END; out->rank++)
+        out->shape[out->rank] = size_value(config, shape[out->rank]);
+    return name != NULL;
+}
+
+int model_declare(struct arena *arena, const struct config *config, enum dtype dtype,
+                  struct tensor_declaration **tensors, size_t *n, struct error *error)
+{
+    struct tensor_declaration *list = arena_alloc(arena, 3 + (size_t)config->layers * N_SLOTS, sizeof *list);
+    if (!list)
+        return out_of_memory(error);
+    size_t count = 0;
+    bool ok = declare(config, embedding_name, matrix_v_d, dtype, &list[count++]);
+    for (uint32_t i = 0; i < config->layers; i++)
+        for (int j = 0; j < N_SLOTS; j++)
+            if (belongs(config, config->mixers[i], slots[j].owner))
+                ok = declare(config, arena_print(arena, "model.layers.%u.%s", i, slots[j].name), slots[j].shape, dtype,
+                             &list[count++]) && ok;
+    ok = declare(config, final_norm_name, vector_d, dtype, &list[count++]) && ok;
+    if (!config->tied)
+        ok = declare(config, head_name, matrix_v_d, dtype, &list[count++]) && ok;
+    *tensors = list;
+    *n = count;
+    return ok ? 0 : out_of_memory(error);
+}
+
+static uint64_t row_traffic(const struct weight *weight)
+{
+    return weight_row_bytes(weight) + (weight->block ? 2 * (uint64_t)(weight->cols / weight->block) : 0);
+}
+
+static void add_traffic(void *context, const struct weight *weight)
+{
+    struct model_traffic *traffic = context;
+    traffic->bytes += weight->rows * row_traffic(weight);
+}
+
+struct model_traffic model_step_traffic(const struct model *model)
+{
+    const struct weight *embedding = &model->embedding;
+    struct model_traffic traffic = {.multiplications = (uint64_t)model->head.rows * model->head.cols};
+    model_visit(model, add_traffic, &traffic);
+    traffic.bytes += row_traffic(embedding);
+    if (model->head.data != embedding->data)
+        traffic.bytes -= embedding->rows * row_traffic(embedding);
+    for (uint32_t i = 0; i < model->config.layers; i++)
+        for (int j = 0; j < N_SLOTS; j++) {
+            const struct weight *weight = field_of(&model->layers[i], &slots[j]);
+            if (is_projection(&slots[j]) && weight->format != WEIGHT_NONE)
+                traffic.multiplications += (uint64_t)weight->rows * weight->cols;
+        }
+    return traffic;
 }

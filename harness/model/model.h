@@ -59,6 +59,18 @@ struct model {
 int model_bind(struct arena *arena, const struct config *config, const struct tensor_table *table, bool quantized,
                struct model *model, const char **head_note, struct error *error);
 
+// Every tensor that a checkpoint with this config has, as model_bind asks for it, in an order of its own, all of one
+// dtype: what safetensors_create takes. A tied head is not stored. In `arena`.
+int model_declare(struct arena *arena, const struct config *config, enum dtype dtype,
+                  struct tensor_declaration **tensors, size_t *n, struct error *error);
+
+// What one token costs whatever came before it: bytes of weights that are read (codes with their scales, one row of
+// the embedding unless it serves as head, too) and multiplications of the linear layers.
+struct model_traffic {
+    uint64_t bytes, multiplications;
+};
+struct model_traffic model_step_traffic(const struct model *model);
+
 // Calls visit for every weight in a fixed order: embedding, layers (fields in the order above), final norm, head if
 // it is not the embedding. Weights of format NONE are left out.
 typedef void (*model_visit_fn)(void *context, const struct weight *weight);

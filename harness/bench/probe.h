@@ -1,0 +1,30 @@
+// probe: the two loops that nothing can beat on this machine: reading memory once, and fused multiply-adds in
+// registers. As wide as the processor allows, whatever --isa says: they are what speeds are compared with.
+#ifndef ASSAY_PROBE_H
+#define ASSAY_PROBE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "harness/base/isa.h"
+
+struct probe {
+    const char *name; // "avx512"; "plain" without any of the sets below
+    // XOR of all 8-byte words (a rest under 8 bytes is left out), so that no load can be dropped. Any alignment.
+    uint64_t (*read)(const unsigned char *bytes, size_t size);
+    // `rounds` rounds of independent multiply-adds; the sum of the accumulators, finite.
+    float (*multiply_add)(uint64_t rounds);
+    unsigned operations; // floating-point operations of a round: 2 for every multiply-add of every lane
+};
+
+extern const struct probe probe_plain;
+#if defined(__x86_64__)
+extern const struct probe probe_avx2, probe_avx512;
+#elif defined(__aarch64__)
+extern const struct probe probe_neon;
+#endif
+
+// The widest one that this processor runs.
+const struct probe *probe_best(void);
+
+#endif

@@ -1,0 +1,130 @@
+#include "harness/run/profile.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "harness/base/progress.h"
+
+// Which operator ends at a tap point. What lies before the point and is no linear layer is its time.
+static const char *const ended[TAP_POINTS] = {
+    [TAP_EMBED] = "embedding",
+    [TAP_IN] = "other",
+    [TAP_NORM] = "norm",
+    [TAP_Q] = "head norms, rope, cache",
+    [TAP_K] = "head norms, rope, cache",
+    [TAP_V] = "head norms, rope, cache",
+    [TAP_ATTN] = "attention",
+    [TAP_BX] = "gates of the convolution",
+    [TAP_CONV] = "convolution",
+    [TAP_MIXER] = "gates of the convolution",
+    [TAP_RESID] = "residual",
+    [TAP_FFN_NORM] = "norm",
+    [TAP_FFN] = "swiglu",
+    [TAP_OUT] = "residual",
+    [TAP_FINAL_NORM] = "norm",
+};
+
+static struct profile_row *row_of(struct profile *profile, const char *name)
+{
+    for (size_t i = 0; i < profile->n; i++)
+        if (!strcmp(profile->rows[i].name, name))
+            return &profile->rows[i];
+    assert(profile->n < PROFILE_ROWS); // 11 operators, 9 linear layers and the head
+    struct profile_row *row = &profile->rows[profile->n++];
+    snprintf(row->name, sizeof row->name, "%s", name);
+    return row;
+}
+
+// Charges the time since the last mark, without the linear layers in it.
+static void charge(struct profile *profile, const char *name, uint64_t calls, uint64_t bytes)
+{
+    const double now = progress_clock();
+    struct profile_row *row = row_of(profile, name);
+    row->calls += calls;
+    row->bytes += bytes;
+    row->seconds += now - profile->mark - profile->inside;
+    profile->mark = now;
+    profile->inside = 0;
+}
+
+static void put(void *context, uint32_t layer, enum tap_point point, const float *row, uint32_t width)
+{
+    struct profile *profile = context;
+    const struct config *config = &profile->model->config;
+    const bool attends = config->mixers[layer] == MIXER_ATTENTION;
+    uint64_t bytes = 0;
+    (void)row;
+    (void)width;
+    if (point == TAP_EMBED)
+        bytes = weight_row_bytes(&profile->model->embedding);
+    if (point == TAP_ATTN) // keys and values of all positions up to this one
+        bytes = 2 * ((uint64_t)profile->position + 1) * config->key_heads * config->head_width * profile->state_bytes;
+    const bool same = point == TAP_K || point == TAP_V || point == TAP_MIXER; // one operator with the point before
+    charge(profile, point == TAP_MIXER && attends ? "other" : ended[point], !same, bytes);
+}
+
+static void begin(void *context)
+{
+    struct profile *profile = context;
+    profile->began = progress_clock();
+}
+
+// "model.layers.3.feed_forward.w1.weight" -> "feed_forward.w1".
+static void short_name(const struct profile *profile, const struct weight *weight, char name[32])
+{
+    static const char layers[] = "model.layers.", end[] = ".weight";
+    const char *from = weight->name;
+    if (weight == &profile->model->head)
+        from = "head";
+    else if (!strncmp(from, layers, sizeof layers - 1)) {
+        from += sizeof layers - 1;
+        from += strspn(from, "0123456789.");
+    }
+    snprintf(name, 32, "%s", from);
+    char *tail = strstr(name, end);
+    if (tail)
+        *tail = 0;
+}
+
+static void end(void *context, const struct weight *weight)
+{
+    struct profile *profile = context;
+    const double spent = progress_clock() - profile->began;
+    char name[32];
+    short_name(profile, weight, name);
+    struct profile_row *row = row_of(profile, name);
+    row->calls++;
+    row->bytes += weight->rows * weight_row_bytes(weight);
+    if (weight->block)
+        row->bytes += 2 * (uint64_t)weight->rows * (weight->cols / weight->block);
+    row->seconds += spent;
+    profile->inside += spent;
+}
+
+void profile_open(struct profile *profile, const struct model *model, size_t state_bytes)
+{
+    *profile = (struct profile){.model = model, .state_bytes = state_bytes};
+    profile->sink = (struct tap_sink){TAPS_ALL, profile, put};
+    profile->hook = (struct profile_hook){profile, begin, end};
+}
+
+void profile_start(struct profile *profile, uint32_t position)
+{
+    profile->position = position;
+    profile->inside = 0;
+    profile->mark = progress_clock();
+}
+
+void profile_stop(struct profile *profile)
+{
+    charge(profile, "other", 0, 0);
+}
+
+const struct profile_row *profile_find(const struct profile *profile, const char *name)
+{
+    for (size_t i = 0; i < profile->n; i++)
+        if (!strcmp(profile->rows[i].name, name))
+            return &profile->rows[i];
+    return NULL;
+}

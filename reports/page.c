@@ -16,7 +16,7 @@ int page_open(struct page *page, bool colour)
 char *page_take(struct page *page, struct arena *arena)
 {
     page_end(page);
-    const bool whole = !ferror(page->file) && !fclose(page->file);
+    const bool failed = ferror(page->file), whole = !fclose(page->file) && !failed;
     char *text = whole ? arena_print(arena, "%s", page->text) : NULL;
     free(page->text);
     *page = (struct page){0};
@@ -54,10 +54,7 @@ static size_t put_character(struct page *page, const char *text)
 {
     uint32_t code;
     const size_t bytes = utf8_character(text, &code);
-    const bool printable = bytes && code >= 0x20 && (code < 0x7F || code > 0x9F) &&
-                           (code < 0x200E || code > 0x200F) && (code < 0x2028 || code > 0x202E) &&
-                           (code < 0x2066 || code > 0x2069); // controls, directions
-    if (printable)
+    if (bytes && utf8_is_printable(code))
         fwrite(text, 1, bytes, page->file);
     else
         fputs("\xEF\xBF\xBD", page->file);

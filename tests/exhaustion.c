@@ -365,6 +365,31 @@ static const struct stage {
     {"reports", write_reports},
 };
 
+// The negative controls: memory that is not there called bad input, and text that is left out without a word.
+static int blame_the_input(struct error *error)
+{
+    void *memory = malloc(16);
+    const int code = memory ? 0 : error_set(error, ERROR_INPUT, "the file is wrong");
+    free(memory);
+    return code;
+}
+
+static int leave_text_out(struct error *error)
+{
+    struct output *output;
+    if (output_open(&output, in(folder, "text"), error))
+        return error->code;
+    char *text = malloc(16);
+    output_print(output, "%s", text ? "text" : "");
+    free(text);
+    return output_commit(&output, error);
+}
+
+static const struct stage careless[] = {
+    {"memory called bad input", blame_the_input},
+    {"text left out in silence", leave_text_out},
+};
+
 static int run_once(const struct stage *stage, long limit, struct error *error)
 {
     *error = (struct error){0};
@@ -488,7 +513,7 @@ static int make_inputs(struct error *error)
 
 int main(void)
 {
-    enum { N = sizeof stages / sizeof *stages };
+    enum { N = sizeof stages / sizeof *stages, N_CARELESS = sizeof careless / sizeof *careless };
     struct error error = {0};
     int failures = 0;
     setenv("ASSAY_NO_CACHE", "1", 1);
@@ -504,7 +529,13 @@ int main(void)
         fflush(stdout);
         failures += !ok;
     }
-    printf("1..%d\n", N);
+    for (int i = 0; i < N_CARELESS && !code; i++) {
+        long tried = 0;
+        const bool caught = !withstands(&careless[i], &tried);
+        printf("%sok %d - %s is caught\n", caught ? "" : "not ", N + i + 1, careless[i].name);
+        failures += !caught;
+    }
+    printf("1..%d\n", N + N_CARELESS);
     gate_close(&report);
     compare_close(&comparison);
     suite_close(&suite);

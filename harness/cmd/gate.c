@@ -196,8 +196,8 @@ static int record_arm(struct gate_run *run, enum arm_kind kind, enum fault fault
         code = subject_bundle_contract(&run->arena, bundle, &record.contract, error);
     if (!code)
         code = record_suite(&record, run->suite, engine, error);
-    if (!code && kind == run->candidate)
-        run->engine_name = arena_print(&run->arena, "%s", engine->name);
+    if (!code && kind == run->candidate && !(run->engine_name = arena_print(&run->arena, "%s", engine->name)))
+        code = out_of_memory(error);
     engine_close(&engine);
     return code;
 }

@@ -9,4 +9,4 @@ build:
 	@.ci/install
 	@.ci/build build
 clean:
-	rm -rf build build-sanitize out
+	rm -rf build build-sanitize build-threads build-fuzz out

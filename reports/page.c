@@ -1,23 +1,52 @@
 #include "reports/page.h"
 
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "harness/base/utf8.h"
 
+// A memory stream of libc drops what it has no memory for and says nothing.
+static void put(struct page *page, const char *bytes, size_t size)
+{
+    if (size >= page->room - page->size) {
+        const size_t wanted = 2 * (page->size + size + 1);
+        char *larger = page->failed ? NULL : realloc(page->text, wanted);
+        if (!larger) {
+            page->failed = true;
+            return;
+        }
+        page->text = larger;
+        page->room = wanted;
+    }
+    memcpy(page->text + page->size, bytes, size);
+    page->size += size;
+    page->text[page->size] = '\0';
+}
+
+static void put_text(struct page *page, const char *text)
+{
+    put(page, text, strlen(text));
+}
+
+static void put_blanks(struct page *page, int n)
+{
+    while (n-- > 0)
+        put(page, " ", 1);
+}
+
 int page_open(struct page *page, bool colour)
 {
     *page = (struct page){.colour = colour};
-    page->file = open_memstream(&page->text, &page->size);
-    return page->file ? 0 : ERROR_RUNTIME;
+    put_text(page, "");
+    return page->failed ? ERROR_RUNTIME : 0;
 }
 
 char *page_take(struct page *page, struct arena *arena)
 {
     page_end(page);
-    const bool whole = !ferror(page->file) && !fclose(page->file);
-    char *text = whole ? arena_print(arena, "%s", page->text) : NULL;
+    char *text = page->failed ? NULL : arena_print(arena, "%s", page->text);
     free(page->text);
     *page = (struct page){0};
     return text;
@@ -26,21 +55,21 @@ char *page_take(struct page *page, struct arena *arena)
 void page_end(struct page *page)
 {
     if (page->column)
-        fputc('\n', page->file);
+        put_text(page, "\n");
     page->column = 0;
 }
 
 void page_gap(struct page *page)
 {
     page_end(page);
-    fputc('\n', page->file);
+    put_text(page, "\n");
 }
 
 void page_to(struct page *page, int column)
 {
     if (page->column >= column && column)
         page_end(page);
-    fprintf(page->file, "%*s", column - page->column, "");
+    put_blanks(page, column - page->column);
     page->column = column;
 }
 
@@ -54,13 +83,10 @@ static size_t put_character(struct page *page, const char *text)
 {
     uint32_t code;
     const size_t bytes = utf8_character(text, &code);
-    const bool printable = bytes && code >= 0x20 && (code < 0x7F || code > 0x9F) &&
-                           (code < 0x200E || code > 0x200F) && (code < 0x2028 || code > 0x202E) &&
-                           (code < 0x2066 || code > 0x2069); // controls, directions
-    if (printable)
-        fwrite(text, 1, bytes, page->file);
+    if (bytes && utf8_is_printable(code))
+        put(page, text, bytes);
     else
-        fputs("\xEF\xBF\xBD", page->file);
+        put_text(page, "\xEF\xBF\xBD");
     page->column++;
     return bytes ? bytes : 1;
 }
@@ -91,7 +117,7 @@ int page_width(const char *text)
 static void new_line(struct page *page, int indent)
 {
     page_end(page);
-    fprintf(page->file, "%*s", indent, "");
+    put_blanks(page, indent);
     page->column = indent;
 }
 
@@ -109,7 +135,7 @@ void page_flow(struct page *page, int indent, const char *text)
         if (page->column > indent && page->column + gap + word_width(text) > PAGE_COLUMNS) {
             new_line(page, indent);
         } else if (gap) {
-            fputc(' ', page->file);
+            put_blanks(page, 1);
             page->column++;
         }
         while (*text && !is_blank(text)) {
@@ -137,6 +163,8 @@ void page_verdict(struct page *page, enum verdict verdict)
         [VERDICT_NOT_RUN] = "\033[33m", [VERDICT_ERROR] = "\033[31m",
     };
     const char *name = verdict_name(verdict);
-    fprintf(page->file, "%s%s%s", page->colour ? colours[verdict] : "", name, page->colour ? "\033[0m" : "");
+    put_text(page, page->colour ? colours[verdict] : "");
+    put_text(page, name);
+    put_text(page, page->colour ? "\033[0m" : "");
     page->column += (int)strlen(name);
 }

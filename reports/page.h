@@ -4,7 +4,7 @@
 #define ASSAY_PAGE_H
 
 #include <stdbool.h>
-#include <stdio.h>
+#include <stddef.h>
 
 #include "harness/base/error.h"
 #include "harness/judge/report.h"
@@ -12,11 +12,10 @@
 enum { PAGE_COLUMNS = 100 };
 
 struct page {
-    FILE *file;
-    bool colour;
-    int column; // characters on the current line
-    char *text; // of page_take
-    size_t size;
+    bool colour, failed; // failed: memory was exhausted
+    int column;          // characters on the current line
+    char *text;          // [room], NUL-terminated
+    size_t size, room;
 };
 
 int page_open(struct page *page, bool colour); // 0, or ERROR_RUNTIME

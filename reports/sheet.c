@@ -70,6 +70,8 @@ void sheet_close_list(struct sheet *sheet)
 void sheet_text(struct sheet *sheet, const char *key, const char *value)
 {
     const char *quoted = value ? json_quote(&sheet->arena, value) : NULL;
+    if (value && !quoted)
+        output_lacks_memory(sheet->output);
     begin_value(sheet, key);
     output_print(sheet->output, "%s", quoted ? quoted : "null");
 }

@@ -1,4 +1,5 @@
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "harness/base/floating.h"
@@ -260,7 +261,10 @@ static void write(struct output *output, const struct report *report)
 {
     struct arena arena = {0};
     const char *text = writer_text_render(&arena, report, false);
-    output_print(output, "%s", text ? text : "no memory for the text of this report: see report.json\n");
+    if (text)
+        output_append(output, text, strlen(text));
+    else
+        output_lacks_memory(output);
     arena_close(&arena);
 }
 

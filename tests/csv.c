@@ -2,6 +2,7 @@
 #include "harness/base/csv.h"
 
 #include <criterion/criterion.h>
+#include <stdlib.h>
 #include <string.h>
 
 static struct arena arena;
@@ -124,5 +125,40 @@ Test(csv, what_is_written_reads_back)
     for (int i = 0; i < N; i++) {
         cr_assert_str_eq(table.rows[i][0], fields[i]);
         cr_assert_str_eq(table.rows[i][1], fields[N - 1 - i]);
+    }
+}
+
+// Each field and each row took 64 bytes and more, whatever its length: a file of commas a hundred times its size.
+Test(csv, empty_fields_take_no_more_memory_than_their_pointers)
+{
+    enum { ROWS = 20000 };
+    char *text = malloc(8 + 2 * ROWS + 1);
+    strcpy(text, "id,text\n");
+    for (int i = 0; i < ROWS; i++)
+        memcpy(text + 8 + 2 * i, ",\n", 3);
+    const size_t before = arena.bytes;
+    cr_assert_eq(read_text(text), 0, "%s", error.text);
+    cr_assert_eq(table.n_rows, ROWS);
+    cr_assert_str_eq(table.rows[ROWS - 1][1], "");
+    cr_assert_lt(arena.bytes - before, ROWS * (2 * 8 + 8 + 2) + 1024); // two fields, a row, two bytes of text
+    free(text);
+}
+
+// csv_put hands libcsv pieces of 200 bytes, and quotes double inside them.
+Test(csv, a_field_with_quotes_at_the_edges_of_pieces_reads_back)
+{
+    char field[801];
+    for (size_t quote = 195; quote < 205; quote++) {
+        struct output *output;
+        memset(field, 'x', sizeof field - 1);
+        field[sizeof field - 1] = '\0';
+        field[quote] = field[quote + 200] = field[799] = '"';
+        cr_assert_eq(output_open(&output, path, NULL), 0);
+        output_print(output, "id,text\n");
+        csv_put(output, field, 0);
+        csv_put(output, "", 1);
+        cr_assert_eq(output_commit(&output, NULL), 0);
+        cr_assert_eq(csv_read(&arena, path, 1 << 20, required, &table, &error), 0, "%s", error.text);
+        cr_assert_str_eq(table.rows[0][0], field);
     }
 }

@@ -305,3 +305,16 @@ Test(files, a_signal_removes_what_is_unfinished_and_says_how_to_repeat)
         close(spoken[0]);
     }
 }
+
+// A hole of a terabyte is refused for its size before anything is mapped or reserved for it.
+Test(files, a_file_over_its_limit_is_refused_by_its_size_alone)
+{
+    struct error error = {0};
+    char *path = file_join(&arena, directory, "sparse"), *text;
+    uint64_t size;
+    const int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    cr_assert_eq(ftruncate(fd, INT64_C(1) << 42), 0);
+    close(fd);
+    cr_assert_eq(file_read(&arena, path, 1 << 20, &text, &size, &error), ERROR_INPUT);
+    cr_assert(strstr(error.text, "expected at most 1048576"), "%s", error.text);
+}

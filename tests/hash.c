@@ -151,3 +151,36 @@ Test(hash, a_cache_that_cannot_be_written_is_no_error)
     cr_assert_eq(hash_file(put("large", bytes, N), hex, &error), 0);
     free(bytes);
 }
+
+static char *describe(const char *path)
+{
+    struct stat s;
+    cr_assert_eq(stat(path, &s), 0);
+    return arena_print(&arena, "%s device %llu inode %llu size %lld modified %lld.%09ld changed %lld.%09ld\n", path,
+                       (unsigned long long)s.st_dev, (unsigned long long)s.st_ino, (long long)s.st_size,
+                       (long long)s.st_mtim.tv_sec, s.st_mtim.tv_nsec, (long long)s.st_ctim.tv_sec,
+                       s.st_ctim.tv_nsec);
+}
+
+// One file, linked under a name that says what stands in the cache of another before it, is not the two of them.
+Test(hash, a_file_named_like_two_does_not_answer_for_them)
+{
+    enum { N = 2 << 20 };
+    char *bytes = calloc(N, 1), one[HASH_HEX], both[HASH_HEX], expected[HASH_HEX];
+    const char *a = put("a", "first", 5), *b = put("b", bytes, N);
+    char *forged = arena_print(&arena, "%s%s", describe(a), b);
+    *strrchr(forged, '/') = '\0';
+    cr_assert_eq(directory_make(forged, &error), 0, "%s", error.text);
+    forged[strlen(forged)] = '/';
+    cr_assert_eq(link(b, forged), 0);
+    sleep(4); // until it is kept
+    cr_assert_eq(hash_file(forged, one, &error), 0);
+    char entry[512];
+    cr_assert_eq(cached(entry), 1);
+    cr_assert_eq(hash_files((const char *const[]){a, b}, 2, both, &error), 0);
+    setenv("ASSAY_NO_CACHE", "1", 1);
+    cr_assert_eq(hash_files((const char *const[]){a, b}, 2, expected, &error), 0);
+    cr_assert_str_eq(both, expected);
+    cr_assert_str_neq(both, one);
+    free(bytes);
+}

@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 #include <time.h>
 
 #include "harness/base/json.h"
@@ -114,6 +116,46 @@ Test(json, deep_nesting_is_an_error_and_no_crash)
     free(deep);
 }
 
+// A path of every link to a value took a copy of all the links before it: 2 MB for each sentence at the legal depth.
+Test(json, the_path_of_a_deep_value_is_cut_to_its_last_links)
+{
+    enum { DEPTH = 900 };
+    char deep[2 * DEPTH];
+    memset(deep, '[', DEPTH);
+    memset(deep + DEPTH, ']', DEPTH);
+    cr_assert_eq(json_open_text(&document, "f", deep, sizeof deep, &error), 0, "%s", error.text);
+    struct json value = json_root(document);
+    while (json_first(value).item)
+        value = json_first(value);
+    const size_t before = document->arena.bytes;
+    cr_assert(strstr(json_where(value), "f: ...[0][0]"), "%s", json_where(value));
+    cr_assert_lt(document->arena.bytes - before, 32768); // 2 x 33 texts of at most 103 bytes, each rounded up to 64
+    cr_assert_eq(document->cursor.index, 0);
+}
+
+static const char *against_the_wall(const char *text)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), size = strlen(text);
+    char *memory = mmap(NULL, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    cr_assert_neq(memory, MAP_FAILED);
+    cr_assert_eq(mprotect(memory + page, page, PROT_NONE), 0);
+    return memcpy(memory + page - size, text, size);
+}
+
+// The header of a file that fills its last page ends where the mapping ends. cJSON before 1.7.18 looks one byte beyond a
+// comma at the end.
+Test(json, text_that_ends_with_readable_memory_is_not_overrun)
+{
+    static const char *const texts[] = {"{\"1\":1,", "[1,", "{\"a\":\"b", "[\"a\\", "{\"a\"", "[tru", "[1", "\"\\u12", ","};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        const char *text = against_the_wall(texts[i]);
+        cr_expect_eq(json_open_text(&document, "f", text, strlen(texts[i]), &error), ERROR_INPUT, "%s", texts[i]);
+        cr_expect(strstr(error.text, "f: line 1"), "%s", error.text);
+    }
+    const char *sound = against_the_wall("{\"a\":1}");
+    cr_assert_eq(json_open_text(&document, "f", sound, 7, &error), 0, "%s", error.text);
+}
+
 Test(json, typed_readers_refuse_other_types_and_name_the_place)
 {
     const struct json root =
@@ -220,6 +262,7 @@ Test(json, quote_escapes_everything_that_could_break_out)
     // stray continuation, overlong, surrogate, beyond U+10FFFF, cut off
     cr_assert_str_eq(json_quote(&arena, "\x80|\xc0\xaf|\xed\xa0\x80|\xf4\x90\x80\x80|\xe2\x82"),
                      "\"\\ufffd|\\ufffd\\ufffd|\\ufffd\\ufffd\\ufffd|\\ufffd\\ufffd\\ufffd\\ufffd|\\ufffd\\ufffd\"");
+    cr_assert_str_eq(json_quote(&arena, "\xc2\x9b\xc2\xa0"), "\"\\u009b\xc2\xa0\""); // C1 is a control, too
     cr_assert_str_eq(json_quote(&arena, ""), "\"\"");
     arena_close(&arena);
 }

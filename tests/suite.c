@@ -202,6 +202,7 @@ Test(suite, ids_are_unique_and_fit_for_file_names)
                                       "a.prefix",
                                       "x.seeded",
                                       "x.again",
+                                      "x.middle",
                                       "x.restored",
                                       "\\u00e4",
                                       "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};

@@ -1,50 +1,46 @@
 #include "harness/base/csv.h"
 
+#include <assert.h>
 #include <csv.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
 struct reader {
-    struct arena *arena;
     const char *path;
-    struct csv_table *table;
-    const char **fields; // of the row that is being read
+    char *text;          // every field of the file with its NUL: never more than the file's bytes and one
+    size_t room, used;   // of text
+    const char **fields; // of the header and all rows so far, row after row
     size_t n_fields, field_room;
-    size_t row_room;
+    size_t n_columns, n_rows; // columns of the header, 0 before it; rows without it
     int result;
     struct error *error;
 };
 
-static bool grow(struct reader *reader, void **memory, size_t *room, size_t needed, size_t size)
+static size_t row_start(const struct reader *reader)
 {
-    if (needed <= *room)
-        return true;
-    const size_t wanted = *room ? 2 * *room : 64;
-    void *larger = realloc(*memory, wanted * size);
-    if (!larger) {
-        reader->result = error_set(reader->error, ERROR_RUNTIME, "%s: no memory for its rows", reader->path);
-        return false;
-    }
-    *memory = larger;
-    *room = wanted;
-    return true;
+    return reader->n_columns ? reader->n_columns * (reader->n_rows + 1) : 0;
 }
 
 static void take_field(void *bytes, size_t size, void *context)
 {
     struct reader *reader = context;
-    void *fields = (void *)reader->fields;
-    if (reader->result || !grow(reader, &fields, &reader->field_room, reader->n_fields + 1, sizeof *reader->fields))
+    if (reader->result)
         return;
-    reader->fields = fields;
-    char *field = arena_alloc(reader->arena, size + 1, 1);
-    if (!field) {
-        reader->result = error_set(reader->error, ERROR_RUNTIME, "%s: no memory for its fields", reader->path);
-        return;
+    if (reader->n_fields == reader->field_room) {
+        const size_t wanted = reader->field_room ? 2 * reader->field_room : 64;
+        void *larger = realloc((void *)reader->fields, wanted * sizeof *reader->fields);
+        if (!larger) {
+            reader->result = error_set(reader->error, ERROR_RUNTIME, "%s: no memory for its fields", reader->path);
+            return;
+        }
+        reader->fields = larger;
+        reader->field_room = wanted;
     }
+    assert(size < reader->room - reader->used);
+    char *field = reader->text + reader->used; // zeroed: the NUL is there
     if (size)
         memcpy(field, bytes, size);
+    reader->used += size + 1;
     reader->fields[reader->n_fields++] = field;
 }
 
@@ -52,31 +48,17 @@ static void take_row(int terminator, void *context)
 {
     (void)terminator;
     struct reader *reader = context;
-    struct csv_table *table = reader->table;
     if (reader->result)
         return;
-    if (table->header && reader->n_fields != table->n_columns) {
-        reader->result =
-            error_set(reader->error, ERROR_INPUT, "%s: row %zu has %zu fields, expected %zu as in the header",
-                      reader->path, table->n_rows + 1, reader->n_fields, table->n_columns);
-        return;
-    }
-    const char **row = arena_alloc(reader->arena, reader->n_fields, sizeof *row);
-    void *rows = table->rows;
-    if (!row || !grow(reader, &rows, &reader->row_room, table->n_rows + 1, sizeof *table->rows)) {
-        if (!reader->result)
-            reader->result = error_set(reader->error, ERROR_RUNTIME, "%s: no memory for its rows", reader->path);
-        return;
-    }
-    table->rows = rows;
-    memcpy(row, reader->fields, reader->n_fields * sizeof *row);
-    if (!table->header) {
-        table->header = row;
-        table->n_columns = reader->n_fields;
-    } else {
-        table->rows[table->n_rows++] = row;
-    }
-    reader->n_fields = 0;
+    const size_t width = reader->n_fields - row_start(reader);
+    if (!reader->n_columns)
+        reader->n_columns = width;
+    else if (width == reader->n_columns)
+        reader->n_rows++;
+    else
+        reader->result = error_set(reader->error, ERROR_INPUT,
+                                   "%s: row %zu has %zu fields, expected %zu as in the header", reader->path,
+                                   reader->n_rows + 1, width, reader->n_columns);
 }
 
 static int no_space(unsigned char byte)
@@ -99,7 +81,7 @@ static int parse(struct reader *reader, const char *text, size_t size)
                 error_set(reader->error, kind == CSV_ENOMEM ? ERROR_RUNTIME : ERROR_INPUT,
                           "%s: no CSV after row %zu (%s), expected RFC 4180: quotes doubled inside quoted fields, "
                           "every quote closed",
-                          reader->path, reader->table->n_rows, csv_strerror(kind));
+                          reader->path, reader->n_rows, csv_strerror(kind));
     }
     csv_free(&parser);
     return reader->result;
@@ -108,7 +90,7 @@ static int parse(struct reader *reader, const char *text, size_t size)
 static int check_header(const struct csv_table *table, const char *path, const char *const *required,
                         struct error *error)
 {
-    if (!table->header)
+    if (!table->n_columns)
         return error_set(error, ERROR_INPUT, "%s: is empty, expected a header row", path);
     for (size_t i = 0; required && required[i]; i++) {
         size_t times = 0;
@@ -121,36 +103,52 @@ static int check_header(const struct csv_table *table, const char *path, const c
     return 0;
 }
 
+// Header and rows in the arena.
+static int make_table(struct arena *arena, const struct reader *reader, struct csv_table *table)
+{
+    const char **fields = arena_alloc(arena, reader->n_fields, sizeof *fields);
+    table->rows = arena_alloc(arena, reader->n_rows, sizeof *table->rows);
+    if (!fields || !table->rows)
+        return error_set(reader->error, ERROR_RUNTIME, "%s: no memory for its rows", reader->path);
+    if (reader->n_fields)
+        memcpy(fields, reader->fields, reader->n_fields * sizeof *fields);
+    table->header = fields;
+    table->n_columns = reader->n_columns;
+    table->n_rows = reader->n_rows;
+    for (size_t i = 0; i < table->n_rows; i++)
+        table->rows[i] = fields + (i + 1) * table->n_columns;
+    return 0;
+}
+
 int csv_read(struct arena *arena, const char *path, size_t limit, const char *const *required,
              struct csv_table *table, struct error *error)
 {
     *table = (struct csv_table){0};
     struct csv_table read = {0};
-    struct reader reader = {.arena = arena, .path = path, .table = &read, .error = error};
+    struct reader reader = {.path = path, .error = error};
+    struct arena scratch = {0};
     char *text;
     uint64_t size;
-    int result = file_read(arena, path, limit, &text, &size, error);
-    if (result)
-        return result;
-    const char *nul = memchr(text, '\0', size);
+    int result = file_read(&scratch, path, limit, &text, &size, error);
+    const char *nul = result ? NULL : memchr(text, '\0', size);
     if (nul)
-        return error_set(error, ERROR_INPUT, "%s: a NUL byte at offset %zu, expected text", path,
-                         (size_t)(nul - text));
-    const size_t mark = size >= 3 && !memcmp(text, "\xEF\xBB\xBF", 3) ? 3 : 0; // spreadsheets write a byte order mark
-    result = parse(&reader, text + mark, (size_t)size - mark);
+        result = error_set(error, ERROR_INPUT, "%s: a NUL byte at offset %zu, expected text", path,
+                           (size_t)(nul - text));
+    reader.room = result ? 0 : (size_t)size + 2;
+    if (!result && !(reader.text = arena_alloc(arena, reader.room, 1)))
+        result = error_set(error, ERROR_RUNTIME, "%s: no memory for its fields", path);
+    if (!result) { // spreadsheets write a byte order mark
+        const size_t mark = size >= 3 && !memcmp(text, "\xEF\xBB\xBF", 3) ? 3 : 0;
+        result = parse(&reader, text + mark, (size_t)size - mark);
+    }
+    if (!result)
+        result = make_table(arena, &reader, &read);
     if (!result)
         result = check_header(&read, path, required, error);
-    const char ***rows = result ? NULL : arena_alloc(arena, read.n_rows, sizeof *rows);
-    if (!result && !rows)
-        result = error_set(error, ERROR_RUNTIME, "%s: no memory for its rows", path);
-    if (!result) {
-        if (read.n_rows)
-            memcpy(rows, read.rows, read.n_rows * sizeof *rows);
+    if (!result)
         *table = read;
-        table->rows = rows;
-    }
-    free(read.rows);
     free((void *)reader.fields);
+    arena_close(&scratch);
     return result;
 }
 

@@ -2,6 +2,27 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
+
+#include "harness/base/utf8.h"
+
+// Names come from hostile files: one sentence stays one line, and a terminal obeys none of it. In place.
+static void make_printable(char *text)
+{
+    char *out = text;
+    while (*text) {
+        uint32_t code;
+        const size_t bytes = utf8_character(text, &code), step = bytes ? bytes : 1;
+        if (bytes && utf8_is_printable(code)) {
+            memmove(out, text, bytes);
+            out += bytes;
+        } else {
+            *out++ = '?';
+        }
+        text += step;
+    }
+    *out = '\0';
+}
 
 int error_set(struct error *error, int code, const char *format, ...)
 {
@@ -11,9 +32,7 @@ int error_set(struct error *error, int code, const char *format, ...)
         error->code = code;
         vsnprintf(error->text, sizeof error->text, format, arguments);
         va_end(arguments);
-        for (char *c = error->text; *c; c++) // names come from hostile files: one sentence stays one line
-            if ((unsigned char)*c < 0x20 || *c == 0x7F)
-                *c = '?';
+        make_printable(error->text);
     }
     return code;
 }

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -20,35 +21,49 @@ static const char *kind_of(mode_t mode)
                             : "no regular file";
 }
 
-int file_map_open(struct file_map *map, const char *path, struct error *error)
+static int open_file(const char *path, int *fd, uint64_t *size, struct error *error)
 {
-    *map = (struct file_map){0};
     if (!*path)
         return error_set(error, ERROR_INPUT, "the file name is empty, expected the path of a file");
     // O_NONBLOCK: opening a pipe that nobody writes to must not wait
-    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    if (fd < 0)
+    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (*fd < 0)
         return error_set(error, ERROR_INPUT, "%s: cannot be opened (%s), expected a readable file", path,
                          strerror(errno));
     struct stat status;
     int result = 0;
-    if (fstat(fd, &status)) {
+    if (fstat(*fd, &status))
         result = error_set(error, ERROR_INPUT, "%s: cannot be examined (%s)", path, strerror(errno));
-    } else if (!S_ISREG(status.st_mode)) {
+    else if (!S_ISREG(status.st_mode))
         result = error_set(error, ERROR_INPUT, "%s: is %s, expected a file", path, kind_of(status.st_mode));
-    } else if (status.st_size == 0) {
+    if (result)
+        close(*fd);
+    else
+        *size = (uint64_t)status.st_size;
+    return result;
+}
+
+int file_map_open(struct file_map *map, const char *path, struct error *error)
+{
+    *map = (struct file_map){0};
+    int fd;
+    uint64_t size;
+    int result = open_file(path, &fd, &size, error);
+    if (result)
+        return result;
+    if (size == 0) {
         map->bytes = (const unsigned char *)"";
-    } else if ((uint64_t)status.st_size > SIZE_MAX) {
-        result = error_set(error, ERROR_INPUT, "%s: %lld bytes are more than this machine can map", path,
-                           (long long)status.st_size);
+    } else if (size > SIZE_MAX) {
+        result = error_set(error, ERROR_INPUT, "%s: %llu bytes are more than this machine can map", path,
+                           (unsigned long long)size);
     } else {
-        void *bytes = mmap(NULL, (size_t)status.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        void *bytes = mmap(NULL, (size_t)size, PROT_READ, MAP_PRIVATE, fd, 0);
         if (bytes == MAP_FAILED) {
-            result = error_set(error, ERROR_RUNTIME, "%s: %lld bytes cannot be mapped (%s)", path,
-                               (long long)status.st_size, strerror(errno));
+            result = error_set(error, ERROR_RUNTIME, "%s: %llu bytes cannot be mapped (%s)", path,
+                               (unsigned long long)size, strerror(errno));
         } else {
             map->bytes = bytes;
-            map->size = (uint64_t)status.st_size;
+            map->size = size;
         }
     }
     close(fd);
@@ -62,24 +77,45 @@ void file_map_close(struct file_map *map)
     *map = (struct file_map){0};
 }
 
+// Not by mapping: a file that another process cuts meanwhile ends early, where touching a mapping of it would be the end
+// of this process.
+static int read_all(int fd, const char *path, char *bytes, uint64_t size, struct error *error)
+{
+    for (uint64_t done = 0; done < size;) {
+        const ssize_t some = read(fd, bytes + done, size - done < SSIZE_MAX ? (size_t)(size - done) : SSIZE_MAX);
+        if (some < 0 && errno == EINTR)
+            continue;
+        if (some < 0)
+            return error_set(error, ERROR_INPUT, "%s: cannot be read (%s)", path, strerror(errno));
+        if (!some)
+            return error_set(error, ERROR_INPUT,
+                             "%s: ended after %llu of %llu bytes: it is being changed; repeat when it is whole", path,
+                             (unsigned long long)done, (unsigned long long)size);
+        done += (uint64_t)some;
+    }
+    return 0;
+}
+
 int file_read(struct arena *arena, const char *path, uint64_t limit, char **text, uint64_t *size, struct error *error)
 {
-    struct file_map map;
-    int result = file_map_open(&map, path, error);
+    int fd;
+    uint64_t bytes;
+    int result = open_file(path, &fd, &bytes, error);
     if (result)
         return result;
     char *copy = NULL;
-    if (map.size > limit)
+    if (bytes > limit)
         result = error_set(error, ERROR_INPUT, "%s: %llu bytes, expected at most %llu", path,
-                           (unsigned long long)map.size, (unsigned long long)limit);
-    else if (!(copy = arena_alloc(arena, (size_t)map.size + 1, 1)))
-        result = error_set(error, ERROR_RUNTIME, "%s: no memory for %llu bytes", path, (unsigned long long)map.size);
+                           (unsigned long long)bytes, (unsigned long long)limit);
+    else if (bytes >= SIZE_MAX || !(copy = arena_alloc(arena, (size_t)bytes + 1, 1)))
+        result = error_set(error, ERROR_RUNTIME, "%s: no memory for %llu bytes", path, (unsigned long long)bytes);
+    else
+        result = read_all(fd, path, copy, bytes, error); // arena memory is zeroed: the NUL is there
+    close(fd);
     if (!result) {
-        memcpy(copy, map.bytes, (size_t)map.size); // arena memory is zeroed: the NUL is there
         *text = copy;
-        *size = map.size;
+        *size = bytes;
     }
-    file_map_close(&map);
     return result;
 }
 

@@ -53,6 +53,8 @@ void output_append(struct output *output, const void *bytes, size_t size);
 void output_print(struct output *output, const char *format, ...) PRINTF_LIKE(2, 3);
 // Writes at an absolute offset (not buffered, any order). For outputs with a known layout: traces, bundles.
 void output_write_at(struct output *output, uint64_t offset, const void *bytes, size_t size);
+// What was to be written could not be made for want of memory: commit reports that, and nothing of it appears.
+void output_lacks_memory(struct output *output);
 // Flushes, renames, closes. On failure nothing of the new file remains. *output is NULL afterwards in either case.
 int output_commit(struct output **output, struct error *error);
 // Forgets the output; the temporary file is removed. Safe on NULL.

@@ -1,12 +1,12 @@
 #include "harness/base/guard.h"
 
-#include <ftw.h>
+#include <dirent.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "harness/base/files.h"
@@ -74,16 +74,42 @@ bool guard_is_scratch(const char *path)
     return false;
 }
 
-static int remove_one(const char *path, const struct stat *status, int type, struct FTW *walk)
+// By system calls alone: memory may be what has run out, and nftw and opendir ask for some. The directory is read again
+// until nothing more can be removed, since entries may move while others go.
+static void remove_entries(int directory)
 {
-    (void)status, (void)type, (void)walk;
-    remove(path);
-    return 0;
+    _Alignas(struct dirent64) char entries_read[4096];
+    for (bool removed = true; removed;) {
+        ssize_t size;
+        removed = false;
+        lseek(directory, 0, SEEK_SET);
+        while ((size = getdents64(directory, entries_read, sizeof entries_read)) > 0)
+            for (ssize_t at = 0; at < size;) {
+                const struct dirent64 *entry = (const void *)(entries_read + at);
+                const char *name = entry->d_name;
+                at += entry->d_reclen;
+                if (!strcmp(name, ".") || !strcmp(name, ".."))
+                    continue;
+                bool gone = !unlinkat(directory, name, 0);
+                const int below = gone ? -1 : openat(directory, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+                if (below >= 0) {
+                    remove_entries(below);
+                    close(below);
+                    gone = !unlinkat(directory, name, AT_REMOVEDIR);
+                }
+                removed = removed || gone;
+            }
+    }
 }
 
 void guard_remove_tree(const char *path)
 {
-    nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+    const int directory = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (directory < 0)
+        return;
+    remove_entries(directory);
+    close(directory);
+    rmdir(path);
 }
 
 static const int ending_signals[] = {SIGINT, SIGTERM, SIGHUP};

@@ -76,8 +76,9 @@ static const char *cache_key(struct arena *arena, const char *const *paths, size
         if (!absolute)
             return NULL;
         bytes += (uint64_t)status.st_size;
-        key = arena_print(arena, "%s%s device %llu inode %llu size %lld modified %lld.%09ld changed %lld.%09ld\n",
-                          key, absolute, (unsigned long long)status.st_dev, (unsigned long long)status.st_ino,
+        // the length in front: no name can look like two files
+        key = arena_print(arena, "%s%zu %s device %llu inode %llu size %lld modified %lld.%09ld changed %lld.%09ld\n",
+                          key, strlen(absolute), absolute, (unsigned long long)status.st_dev, (unsigned long long)status.st_ino,
                           (long long)status.st_size, (long long)status.st_mtim.tv_sec, status.st_mtim.tv_nsec,
                           (long long)status.st_ctim.tv_sec, status.st_ctim.tv_nsec);
         free(absolute);

@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <cjson/cJSON.h>
 #include <math.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +11,8 @@
 #include "harness/base/files.h"
 #include "harness/base/utf8.h"
 
-enum { SHOWN_BYTES = 60 }; // of a hostile key or string in a message
+// Of a hostile key or string in a message, and of the links to a value: the last ones.
+enum { SHOWN_BYTES = 60, SHOWN_LINKS = 32 };
 
 // A printable piece of `text`, quoted.
 static const char *shown(struct json_document *document, const char *text)
@@ -60,8 +62,8 @@ static const char *find_path(struct json_document *document, const cJSON *item, 
             return NULL;
         trail[depth] = trail[depth]->next;
     }
-    const char *path = "";
-    for (size_t level = 1; level <= depth; level++) {
+    const char *path = depth > SHOWN_LINKS ? "..." : "";
+    for (size_t level = depth > SHOWN_LINKS ? depth - SHOWN_LINKS + 1 : 1; level <= depth; level++) {
         size_t index = 0;
         if (cJSON_IsObject(trail[level - 1])) {
             path = with_key(document, path, trail[level]->string);
@@ -152,16 +154,37 @@ static const cJSON *duplicate_below(const cJSON *item, bool *failed)
     return found;
 }
 
+// cJSON gives the same NULL for text that is no JSON and for memory that is exhausted; these tell them apart.
+static _Thread_local bool exhausted;
+
+static void *allocate(size_t size)
+{
+    void *memory = malloc(size);
+    exhausted = exhausted || !memory;
+    return memory;
+}
+
+static void set_hooks(void)
+{
+    cJSON_InitHooks(&(cJSON_Hooks){.malloc_fn = allocate, .free_fn = free});
+}
+
 static int parse(struct json_document *document, const char *text, size_t size, struct error *error)
 {
-    const char *end = NULL;
-    document->root = cJSON_ParseWithLengthOpts(text, size, &end, false);
+    static pthread_once_t hooks = PTHREAD_ONCE_INIT;
+    pthread_once(&hooks, set_hooks);
+    exhausted = false;
+    const char *end = text + size;
+    if (text[size - 1] != ',') // cJSON before 1.7.18 reads the byte after it (CVE-2023-53154)
+        document->root = cJSON_ParseWithLengthOpts(text, size, &end, false);
+    if (exhausted)
+        return error_set(error, ERROR_RUNTIME, "%s: no memory to read it", document->name);
     if (document->root)
         while (end < text + size && memchr(" \t\r\n", *end, 4))
             end++;
     if (!document->root || end < text + size) {
         size_t line = 1, column = 1;
-        for (const char *at = text; end && at < end && at < text + size; at++) {
+        for (const char *at = text; at < end && at < text + size; at++) {
             column = *at == '\n' ? 1 : column + 1;
             line += *at == '\n';
         }
@@ -201,16 +224,13 @@ int json_open_text(struct json_document **document, const char *name, const char
 int json_open_file(struct json_document **document, const char *path, uint64_t limit, struct error *error)
 {
     *document = NULL;
-    struct file_map map;
-    int result = file_map_open(&map, path, error);
-    if (result)
-        return result;
-    if (map.size > limit)
-        result = error_set(error, ERROR_INPUT, "%s: %llu bytes, expected at most %llu", path,
-                           (unsigned long long)map.size, (unsigned long long)limit);
-    else
-        result = json_open_text(document, path, (const char *)map.bytes, (size_t)map.size, error);
-    file_map_close(&map);
+    struct arena scratch = {0};
+    char *text;
+    uint64_t size;
+    int result = file_read(&scratch, path, limit, &text, &size, error);
+    if (!result)
+        result = json_open_text(document, path, text, (size_t)size, error);
+    arena_close(&scratch);
     return result;
 }
 
@@ -433,7 +453,7 @@ char *json_quote(struct arena *arena, const char *text)
     while (*text) {
         uint32_t code;
         const size_t bytes = utf8_character(text, &code);
-        if (!bytes || code < 0x20 || code == 0x7F) {
+        if (!bytes || code < 0x20 || (code >= 0x7F && code <= 0x9F)) {
             out += snprintf(out, 7, "\\u%04x", bytes ? (unsigned)code : 0xFFFDu);
             text += bytes ? bytes : 1;
             continue;

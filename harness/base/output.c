@@ -218,6 +218,12 @@ void output_write_at(struct output *output, uint64_t offset, const void *bytes, 
     }
 }
 
+void output_lacks_memory(struct output *output)
+{
+    if (!output->failure)
+        output->failure = ENOMEM;
+}
+
 int output_commit(struct output **output, struct error *error)
 {
     assert(output && *output);

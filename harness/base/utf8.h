@@ -3,6 +3,7 @@
 #ifndef ASSAY_UTF8_H
 #define ASSAY_UTF8_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -30,6 +31,14 @@ static inline size_t utf8_character(const char *text, uint32_t *code)
         return 0;
     *code = value;
     return length;
+}
+
+// Whether a terminal may be given this character. Not controls, C1 among them (U+009B begins what ESC [ begins), nor
+// what changes the direction of the text around it.
+static inline bool utf8_is_printable(uint32_t code)
+{
+    return code >= 0x20 && (code < 0x7F || code > 0x9F) && (code < 0x200E || code > 0x200F) &&
+           (code < 0x2028 || code > 0x202E) && (code < 0x2066 || code > 0x2069);
 }
 
 #endif

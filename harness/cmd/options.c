@@ -48,15 +48,33 @@ static int read_common(struct options *options, struct error *error)
     return 0;
 }
 
+// As a shell needs it, so that the line can be pasted whatever a file or a text is called. Returns the new end.
+static char *put_quoted(char *out, const char *argument)
+{
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./:=,@+-";
+    if (*argument && !argument[strspn(argument, plain)])
+        return stpcpy(out, argument);
+    *out++ = '\'';
+    for (; *argument; argument++)
+        if (*argument == '\'')
+            out = stpcpy(out, "'\\''");
+        else
+            *out++ = *argument;
+    *out++ = '\'';
+    *out = '\0';
+    return out;
+}
+
 static char *command_line(struct arena *arena, int argc, char **argv)
 {
-    char *line = arena_print(arena, "assay");
+    size_t room = sizeof "assay";
+    for (int i = 0; i < argc; i++)
+        room += strlen(" ''") + strlen("'\\''") * strlen(argv[i]);
+    char *line = arena_alloc(arena, room, 1);
+    char *end = line ? stpcpy(line, "assay") : NULL;
     for (int i = 0; i < argc && line; i++) {
-        // quoted the way a shell needs it, so that the line can be pasted
-        const char *quote = argv[i][strspn(argv[i], "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./:=,@+-")]
-                                ? "'"
-                                : "";
-        line = arena_print(arena, "%s %s%s%s", line, quote, argv[i], quote);
+        *end++ = ' ';
+        end = put_quoted(end, argv[i]);
     }
     return line;
 }

@@ -155,7 +155,8 @@ static int add_states(struct measuring *m, const struct joined *joined, enum che
         measure_missing(m, check, (uint32_t)reference->n, "the trace holds no end state");
         return 0;
     }
-    struct compared_state *rows = realloc(comparison->states, (comparison->n_states + reference->n) * sizeof *rows);
+    // one more than needed: realloc to nothing frees, and says the same as no memory
+    struct compared_state *rows = realloc(comparison->states, (comparison->n_states + reference->n + 1) * sizeof *rows);
     if (!rows)
         return error_set(error, ERROR_RUNTIME, "out of memory");
     comparison->states = rows;

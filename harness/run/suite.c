@@ -10,7 +10,8 @@
 #include "harness/base/files.h"
 #include "harness/base/json.h"
 
-enum { SUITE_BYTES = 64 << 20, ID_LENGTH = 64 };
+// A value of JSON or CSV takes up to 40 times its bytes in memory: 16 MiB are a thousand long prompts, and bounded.
+enum { SUITE_BYTES = 16 << 20, ID_LENGTH = 64 };
 
 static const char *const check_names[CHECK_COUNT] = {
     "weights", "sweep", "seeded", "rollout", "flips", "distance", "state", "determinism", "paths",
@@ -58,7 +59,7 @@ static int copy_text(struct reader *reader, const char *text, const char **copy)
 
 static int check_id(struct reader *reader, const char *id)
 {
-    static const char *const purposes[] = {".prefix", ".seeded", ".again",
+    static const char *const purposes[] = {".prefix", ".seeded", ".again", ".middle",
                                            ".restored"}; // record.h adds them to the id
     const size_t length = strlen(id);
     if (!length || length > ID_LENGTH ||

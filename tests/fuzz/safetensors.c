@@ -1,36 +1,15 @@
 // Any bytes at all are either refused with a sentence or become tensors that lie inside the file and tile its data.
 #include <assert.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "harness/model/safetensors.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-// The reader maps a file: one in memory, rewritten for every input.
-static const char *write_input(const uint8_t *data, size_t size)
-{
-    static int fd = -1;
-    static char path[64];
-    if (fd < 0) {
-        fd = memfd_create("input", 0);
-        assert(fd >= 0);
-        snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    }
-    const int emptied = ftruncate(fd, 0);
-    assert(!emptied);
-    const ssize_t written = pwrite(fd, data, size, 0);
-    assert(written == (ssize_t)size);
-    return path;
-}
+#include "tests/fuzz/input.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct safetensors *file;
     struct error error = {0};
-    const int status = safetensors_open(&file, write_input(data, size), &error);
+    const int status = safetensors_open(&file, input_path(data, size), &error);
     if (status) {
         assert(!file && status == error.code && strlen(error.text));
         return 0;

@@ -1,33 +1,12 @@
 // Any bytes at all are either refused with a sentence or become a trace all of whose rows can be read.
 #include <assert.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #include "harness/run/trace.h"
+#include "tests/fuzz/input.h"
 
 enum { LAYERS = 12 }; // asked for; layers that a trace does not have are NULL
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
-// The reader maps a file: one in memory, rewritten for every input.
-static const char *write_input(const uint8_t *data, size_t size)
-{
-    static int fd = -1;
-    static char path[64];
-    if (fd < 0) {
-        fd = memfd_create("input", 0);
-        assert(fd >= 0);
-        snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    }
-    const int emptied = ftruncate(fd, 0);
-    assert(!emptied);
-    const ssize_t written = pwrite(fd, data, size, 0);
-    assert(written == (ssize_t)size);
-    return path;
-}
 
 static volatile uint8_t touched;
 
@@ -83,7 +62,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct trace *trace;
     struct error error = {0};
-    const int status = trace_open(&trace, write_input(data, size), &error);
+    const int status = trace_open(&trace, input_path(data, size), &error);
     if (status) {
         assert(!trace && status == error.code && strlen(error.text));
         return 0;

@@ -29,6 +29,8 @@ static int compile(struct pattern *pattern, const struct text *syntax, const cha
     pcre2_set_newline(context, PCRE2_NEWLINE_LF); // as Ruby's; PCRE2's default is chosen when it is built
     pattern->code = pcre2_compile((PCRE2_SPTR)syntax->bytes, syntax->size, options, &code, &offset, context);
     pcre2_compile_context_free(context);
+    if (!pattern->code && code == PCRE2_ERROR_HEAP_FAILED)
+        return error_set(error, ERROR_RUNTIME, "%s: out of memory for a regular expression", pattern->where);
     if (!pattern->code) {
         char reason[128];
         pcre2_get_error_message(code, (PCRE2_UCHAR *)reason, sizeof reason);

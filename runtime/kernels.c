@@ -72,7 +72,7 @@ static float weights(const struct weight *weight, enum precision dequant, size_t
         }
         break;
     case WEIGHT_NONE:
-        assert(!"a weight that is not there");
+        assert(weight->format != WEIGHT_NONE); // a weight that is not there
     }
     const float scale = half_to_float(weight->scale[row * (weight->cols / weight->block) + k / weight->block]);
     if (dequant == PRECISION_F32)

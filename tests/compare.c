@@ -26,6 +26,8 @@ struct variant {
     const char *arm;
     uint32_t row, id;
     float add;
+    uint32_t second_row;   // where it is added, too; 0: nowhere
+    float ripple;          // +- this to every logit of the row, by the id's parity
     float state_add;
     const char *weights;
     bool again_differs;
@@ -57,7 +59,12 @@ static void write_trace(const struct variant *variant, const char *purpose, uint
     for (uint32_t t = 0; t < n; t++) {
         float row[V];
         for (uint32_t id = 0; id < V; id++)
-            row[id] = reference_logit(first + t, id) + (first + t == variant->row && id == variant->id ? variant->add : 0.0f);
+            row[id] = reference_logit(first + t, id);
+        const bool second = variant->second_row && first + t == variant->second_row;
+        if (first + t == variant->row || second)
+            row[variant->id] += variant->add;
+        for (uint32_t id = 0; id < V && first + t == variant->row; id++)
+            row[id] += id % 2 ? variant->ripple : -variant->ripple;
         if (variant->again_differs && purpose && !strcmp(purpose, "again"))
             row[3] += 0.5f;
         trace_put(writer, t, token_at(first + t), row);
@@ -106,11 +113,13 @@ static void teardown(void)
 
 TestSuite(compare, .init = setup, .fini = teardown);
 
+static double floor_gap = 0.1, reference_error = 1e-4;
+
 static int compare(struct comparison **comparison, struct error *error)
 {
     struct compare_request request = {.suite = &suite, .reference = file_join(&arena, directory, "reference"),
         .arms = {[ARM_CANDIDATE] = file_join(&arena, directory, "candidate"), [ARM_FP16] = file_join(&arena, directory, "fp16"),
-                 [ARM_EXPECTED] = file_join(&arena, directory, "expected")}, .floor = 0.1, .reference_error = 1e-4};
+                 [ARM_EXPECTED] = file_join(&arena, directory, "expected")}, .floor = floor_gap, .reference_error = reference_error};
     memcpy(request.checks, suite.checks, sizeof request.checks);
     return compare_suite(comparison, &request, error);
 }
@@ -190,6 +199,54 @@ Test(compare, a_flip_of_the_fp16_arm_at_the_same_position_is_not_introduced)
     compare_close(&c);
 }
 
+static uint32_t second_best(uint32_t t)
+{
+    uint32_t best = 0, next = 0;
+    for (uint32_t id = 0; id < V; id++)
+        best = reference_logit(t, id) > reference_logit(t, best) ? id : best;
+    next = best ? 0 : 1;
+    for (uint32_t id = 0; id < V; id++)
+        next = id != best && reference_logit(t, id) > reference_logit(t, next) ? id : next;
+    return next;
+}
+
+Test(compare, a_disagreement_is_classed_by_what_the_pick_costs)
+{
+    // the second best, 0.25 behind, rises over the best
+    struct variant variant = {.arm = "candidate", .row = 5, .id = second_best(5), .add = 0.3125f};
+    write_arm(&variant);
+    const struct { double floor, error; enum agreement agreement; } rows[] = {
+        {0.25, 1e-4, REAL_FLIP}, {0.26, 1e-4, NEAR_TIE}, {0.3, 0.25, NEAR_TIE}, {0.3, 0.26, TIE}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        floor_gap = rows[i].floor;
+        reference_error = rows[i].error;
+        struct comparison *c = compared();
+        cr_assert_eq(c->positions[5].metric.gap, 0.25);
+        cr_assert_eq(c->positions[5].agreement, rows[i].agreement, "floor %g", rows[i].floor);
+        cr_assert_eq(c->positions[6].undecidable, rows[i].floor > 0.25);
+        cr_assert_eq(c->rollouts[0].strict, rows[i].floor <= 0.25);
+        compare_close(&c);
+    }
+}
+
+Test(compare, noise_and_quantiles_are_over_rows)
+{
+    struct variant variant = {.arm = "candidate", .row = 3, .ripple = 0.0625f};
+    write_arm(&variant);
+    struct comparison *c = compared();
+    const struct distance *d = &c->distances[ARM_CANDIDATE];
+    // one row of N has the noise of a known spread, the others none: their root mean square
+    cr_assert_float_eq(d->sigma, sqrt(2.0) * 1.4826 * 0.0625 / sqrt(N), 1e-12);
+    cr_assert(d->kl_max > 0.0);
+    cr_assert_float_eq(d->kl_mean, d->kl_max / N, 1e-12);
+    // 19 zeros and one: the 99th percentile lies 0.81 of the way to the last (0.99 x 19 = 18.81)
+    cr_assert_float_eq(d->kl_p99, 0.81 * d->kl_max, 1e-12);
+    cr_assert_eq(c->kernel_rows, N);
+    cr_assert_eq(c->kernel_equal, N - 1);
+    cr_assert_float_eq(c->kernel_rms, 0.0625 / sqrt(N), 1e-12);
+    compare_close(&c);
+}
+
 Test(compare, a_nan_is_counted_wherever_it_is)
 {
     struct variant variant = plain;
@@ -216,6 +273,12 @@ Test(compare, a_divergence_in_the_rollout_is_counted_once_and_goes_on)
     write_arm(&variant);
     struct comparison *c = compared();
     cr_assert_eq(c->rollouts[0].equal, ROLLOUT - 1);
+    cr_assert_eq(c->rollouts[0].first_divergence, 1);
+    compare_close(&c);
+    variant.second_row = N + 2;
+    write_arm(&variant);
+    c = compared();
+    cr_assert_eq(c->rollouts[0].equal, ROLLOUT - 2);
     cr_assert_eq(c->rollouts[0].first_divergence, 1);
     compare_close(&c);
 }

@@ -25,7 +25,7 @@ Test(fault, has_a_name_that_parses_back_and_a_description)
     for (int i = 0; i < FAULT_COUNT; i++) {
         enum fault parsed;
         cr_assert_eq(fault_parse(fault_name((enum fault)i), &parsed, &error), 0, "%s", error.text);
-        cr_expect_eq(parsed, i);
+        cr_expect_eq((int)parsed, i);
         cr_expect(strlen(fault_description((enum fault)i)) > 5);
     }
     enum fault parsed;

@@ -91,6 +91,8 @@ static void setup(void)
     bench.input.audit = &bench.audit;
     bench.input.kind = ENGINE_OWN;
     bench.input.engine = "int8";
+    bench.input.exact_kernel = true;
+    bench.comparison.kernel_rows = bench.comparison.kernel_equal = CASES * ROWS;
 }
 
 static void teardown(void)
@@ -200,6 +202,45 @@ Test(gate, flips_that_noise_explains_pass)
     expect(CHECK_FLIPS, VERDICT_PASS, 0);
 }
 
+Test(gate, flips_may_exceed_their_expectation_by_three_deviations)
+{
+    // 100 rows one sigma from a tie: 15.87 flips expected, 3.65 the deviation, 26.8 the most
+    for (size_t i = 0; i < 100; i++)
+        bench.positions[20 + ROWS * (i % CASES) + i / CASES].metric.margin = 0.0125;
+    for (size_t i = 0; i < 26; i++)
+        flip(20 + ROWS * (i % CASES) + i / CASES, 0.0125);
+    expect(CHECK_FLIPS, VERDICT_PASS, 0);
+    flip(20 + ROWS * (26 % CASES) + 26 / CASES, 0.0125);
+    expect(CHECK_FLIPS, VERDICT_FAIL, 1);
+}
+
+Test(gate, a_flip_within_the_noise_is_explained_but_introduced)
+{
+    bench.policy->limit[LIMIT_INTRODUCED] = 5;
+    flip(3, 0.12)->checks[CHECK_FLIPS] = false; // of the sweep alone: `flips` judges its count, too
+    expect(CHECK_SWEEP, VERDICT_FAIL, 1);       // 9.6 sigma: unexplained
+    cr_assert(strstr(line(CHECK_SWEEP)->detail, "unexplained"));
+    bench.comparison.distances[ARM_CANDIDATE].sigma = bench.comparison.distances[ARM_EXPECTED].sigma = 0.045;
+    expect(CHECK_SWEEP, VERDICT_PASS, 0); // 2.7 sigma
+}
+
+Test(gate, a_check_without_a_least_count_still_needs_a_row)
+{
+    for (size_t i = 0; i < bench.comparison.n_positions; i++)
+        bench.positions[i].checks[CHECK_SEEDED] = false;
+    bench.comparison.compared[CHECK_SEEDED] = bench.comparison.declared[CHECK_SEEDED] = 0;
+    expect(CHECK_SEEDED, VERDICT_NOT_RUN, 3);
+}
+
+Test(gate, nothing_judged_is_no_pass_even_if_nothing_is_required)
+{
+    memset(bench.policy->required, 0, sizeof bench.policy->required);
+    bench.input.comparison = NULL;
+    bench.input.audit = NULL;
+    judge();
+    cr_assert_eq(bench.report->exit_code, 3);
+}
+
 Test(gate, a_row_without_a_pick_fails_before_anything_else)
 {
     bench.positions[3].agreement = NO_PICK;
@@ -207,6 +248,7 @@ Test(gate, a_row_without_a_pick_fails_before_anything_else)
     bench.comparison.compared[CHECK_SWEEP] = 1; // too few, too: the class comes first
     expect(CHECK_SWEEP, VERDICT_FAIL, 1);
     cr_assert(strstr(line(CHECK_SWEEP)->detail, "NaN"));
+    cr_assert_eq(bench.report->introduced, 1); // in the sum, too
 }
 
 Test(gate, zero_compared_is_never_a_pass)
@@ -281,6 +323,18 @@ Test(gate, distances_are_held_against_expected_and_against_caps)
     expect(CHECK_DISTANCE, VERDICT_FAIL, 1);
 }
 
+Test(gate, an_own_kernel_must_be_as_near_as_half_the_fp16_error)
+{
+    bench.comparison.kernel_rms = 0.005; // the fp16 arm's RMS is 0.01
+    expect(CHECK_DISTANCE, VERDICT_PASS, 0);
+    bench.comparison.kernel_rms = 0.0051;
+    expect(CHECK_DISTANCE, VERDICT_FAIL, 1);
+    bench.comparison.kernel_rms = NAN;
+    expect(CHECK_DISTANCE, VERDICT_FAIL, 1);
+    bench.input.exact_kernel = false; // rounds at other points by its nature
+    expect(CHECK_DISTANCE, VERDICT_PASS, 0);
+}
+
 Test(gate, every_distance_can_fail_alone)
 {
     const size_t fields[] = {offsetof(struct distance, rms), offsetof(struct distance, kl_mean), offsetof(struct distance, kl_p99)};
@@ -320,7 +374,11 @@ Test(gate, states_are_judged_by_class_then_by_ratio)
     bench.states[2].candidate.error = 0.01;
     bench.states[3].candidate.error = NAN; // after the seeded decode
     expect(CHECK_SEEDED, VERDICT_FAIL, 1);
+    cr_assert_eq(line(CHECK_STATE)->verdict, VERDICT_PASS); // whole runs and seeded decodes apart
     bench.states[3].candidate.error = 0.01;
+    bench.states[2].candidate.error = bench.states[2].expected.error = 0.0;
+    expect(CHECK_STATE, VERDICT_PASS, 0); // 0 of 0 is as near as expected
+    bench.states[2].candidate.error = bench.states[2].expected.error = 0.01;
     bench.states[4].candidate.candidate_class = ROW_ZERO;
     expect(CHECK_STATE, VERDICT_FAIL, 1);
     bench.states[4].candidate.reference_class = ROW_ZERO; // zero where the reference is zero
@@ -336,8 +394,14 @@ Test(gate, a_second_run_must_give_the_same_bits)
     expect(CHECK_PATHS, VERDICT_FAIL, 1);
     bench.input.kind = ENGINE_EXEC; // a foreign engine may round otherwise on another path, but not flip
     expect(CHECK_PATHS, VERDICT_PASS, 0);
+    bench.rows[0].equal--;
+    expect(CHECK_DETERMINISM, VERDICT_FAIL, 1); // but the same path twice must give the same bits
+    bench.rows[0].equal++;
     bench.rows[1].real_flips = 1;
     expect(CHECK_PATHS, VERDICT_FAIL, 1);
+    bench.rows[1].real_flips = 0;
+    bench.comparison.declared[CHECK_PATHS]++;
+    expect(CHECK_PATHS, VERDICT_NOT_RUN, 3);
 }
 
 Test(gate, a_finding_in_the_weights_fails_and_stops_nothing)

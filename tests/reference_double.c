@@ -119,15 +119,15 @@ struct points {
     const struct config *config;
 };
 
-static void measure_tap(void *context, uint32_t layer, int point, const double *rows, uint32_t n, uint32_t width)
+static void measure_tap(void *context, uint32_t layer, enum tap_point point, const double *rows, uint32_t n, uint32_t width)
 {
     struct points *points = context;
-    cr_assert_eq(width, tap_width(points->config, TAPS_ALL, layer, (enum tap_point)point));
+    cr_assert_eq(width, tap_width(points->config, TAPS_ALL, layer, point));
     cr_assert_eq(n, points->golden->n);
     for (uint32_t t = 0; t < n; t++) {
         uint32_t golden_width;
-        const float *row = trace_tap(points->golden, t, layer, (enum tap_point)point, &golden_width);
-        cr_assert(row && golden_width == width, "%s of layer %u", tap_point_name((enum tap_point)point), layer);
+        const float *row = trace_tap(points->golden, t, layer, point, &golden_width);
+        cr_assert(row && golden_width == width, "%s of layer %u", tap_point_name(point), layer);
         for (uint32_t i = 0; i < width; i++)
             measure(&points->distances[point], rows[(size_t)t * width + i], (double)row[i]);
     }

@@ -55,7 +55,8 @@ Test(statistic, design_effect_sees_clusters)
 {
     const uint32_t sizes[] = {50, 50, 50, 50}, even[] = {3, 2, 3, 2}, clustered[] = {10, 0, 0, 0}, few[] = {2, 0, 1, 0};
     cr_assert_eq(statistic_design_effect(even, sizes, 4), 1.0);
-    cr_assert(statistic_design_effect(clustered, sizes, 4) > 5.0);
+    // p = 0.05; squares 7.5^2 + 3 x 2.5^2 = 75 over 200 p (1 - p) = 9.5, times 4 / 3 clusters
+    cr_assert_float_eq(statistic_design_effect(clustered, sizes, 4), 75 / 9.5 * 4 / 3, 1e-12);
     cr_assert_eq(statistic_design_effect(few, sizes, 4), 2.0);
 }
 

@@ -239,8 +239,7 @@ Test(suite, the_whole_file_is_checked)
         "{\"schema\":\"assay-suite/1\",\"cases\":[{\"id\":\"a\",\"tokens\":[1]}]}",
         "{\"schema\":\"assay-suite/1\",\"name\":\"n\"}",
         "{\"schema\":\"assay-suite/1\",\"name\":\"n\",\"cases\":[5]}",
-        "{\"schema\":\"assay-suite/"
-        "1\",\"name\":\"n\",\"checks\":[\"sweep\"],\"cases\":[{\"id\":\"a\",\"tokens\":[1]}]}",
+        "{\"schema\":\"assay-suite/1\",\"name\":\"n\",\"checks\":[\"sweep\"],\"cases\":[{\"id\":\"a\",\"tokens\":[1]}]}",
         "{\"schema\":\"assay-suite/1\",\"name\":\"n\",\"extra\":1,\"cases\":[{\"id\":\"a\",\"tokens\":[1]}]}",
         "{\"schema\":\"assay-suite/1\",\"name\":\"n\",\"cases\":[{\"tokens\":[1]}]}",
     };

@@ -262,7 +262,7 @@ static size_t put(char *text, uint32_t code)
     const size_t length = code < 0x800 ? 2 : code < 0x10000 ? 3 : 4;
     for (size_t i = length; --i; code >>= 6)
         text[i] = (char)(0x80 | (code & 0x3F));
-    text[0] = (char)(0xF0 << (4 - length) | code);
+    text[0] = (char)(0xF0u << (4 - length) | code);
     return length;
 }
 

@@ -253,7 +253,8 @@ static int compare(struct gate_run *run, struct error *error)
 static int judge(struct gate_run *run, struct error *error)
 {
     struct gate_input input = {.suite = run->suite, .policy = run->policy, .comparison = run->comparison,
-        .audit = run->audited ? &run->audit : NULL, .kind = run->foreign ? ENGINE_TRACE : ENGINE_OWN, .engine = run->engine_name};
+        .audit = run->audited ? &run->audit : NULL, .kind = run->foreign ? ENGINE_TRACE : ENGINE_OWN, .engine = run->engine_name,
+        .exact_kernel = !run->foreign && (run->candidate == ARM_KIND_INT8 || run->candidate == ARM_KIND_EXPECTED)};
     memcpy(input.asked, run->asked, sizeof input.asked);
     const int code = gate_judge(&run->report, &input, error);
     if (code)

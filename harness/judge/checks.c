@@ -361,13 +361,13 @@ static void judge_coverage(struct judging *j, const struct distance *d)
     number(j, "largest head slope", slope[high], LIMIT_SLOPE_HIGH, false, PRINT(j, "ids %" PRIu32 " to %" PRIu32, first, end - 1));
 }
 
-// What weights cannot explain. Our own engines promise the bits of `expected`; a foreign one rounds at other points, so its
-// kernel error is not judged here.
+// What weights cannot explain. Our int8 runtime promises the bits of `expected`; a foreign one, or another arm, rounds at other
+// points, so its kernel error is not judged here.
 static void judge_kernel(struct judging *j)
 {
     const struct comparison *comparison = j->comparison;
     const double fp16 = comparison->distances[ARM_FP16].rms;
-    if (j->input->kind != ENGINE_OWN || !comparison->kernel_rows || !comparison->distances[ARM_FP16].rows)
+    if (!j->input->exact_kernel || !comparison->kernel_rows || !comparison->distances[ARM_FP16].rows)
         return;
     number(j, "kernel error / fp16 error", comparison->kernel_rms == 0.0 ? 0.0 : comparison->kernel_rms / fp16,
            LIMIT_RATIO_KERNEL, false,

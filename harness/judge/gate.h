@@ -11,6 +11,7 @@ struct gate_input {
     const struct audit *audit;          // NULL: weights NOT_RUN
     enum engine_kind kind;
     const char *engine;
+    bool exact_kernel;                  // the engine promises the bits of `expected` for equal weights and plan
     bool asked[CHECK_COUNT];            // checks asked for (suite, or --checks); the others do not appear
 };
 

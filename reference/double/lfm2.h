@@ -11,12 +11,12 @@
 
 #include "harness/base/error.h"
 #include "harness/model/model.h"
+#include "harness/run/tap.h"
 
 // Optional sink of intermediate rows, [T, width] at once.
 struct double_taps {
     void *context;
-    // point: enum tap_point of harness/run/tap.h
-    void (*put)(void *context, uint32_t layer, int point, const double *rows, uint32_t n, uint32_t width);
+    void (*put)(void *context, uint32_t layer, enum tap_point point, const double *rows, uint32_t n, uint32_t width);
 };
 
 // logits [T, V] from the zero state; n >= 1. Memory: activations of T positions, the [T, T] scores of one head, and

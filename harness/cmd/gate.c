@@ -208,8 +208,8 @@ static int record_arms(struct gate_run *run, struct error *error)
             code = plan_arm(run, kinds[i], &list[n++], error);
     if (!code)
         code = recording_run(&run->arms, list, n, run->suite, run->options->threads, error);
-    if (!code && !run->foreign)
-        run->engine_name = arena_print(&run->arena, "%s", list[1].engine);
+    if (!code && !run->foreign && !(run->engine_name = arena_print(&run->arena, "%s", list[1].engine)))
+        code = out_of_memory(error);
     return code;
 }
 

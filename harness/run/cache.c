@@ -2,11 +2,8 @@
 
 #include <assert.h>
 #include <dirent.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <pthread.h>
-#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +13,7 @@
 
 #include "harness/base/files.h"
 #include "harness/base/guard.h"
+#include "harness/run/cache_room.h"
 
 #define FORMAT "assay-trace-cache/1"
 
@@ -25,23 +23,11 @@ struct cache {
     struct arena arena;
     char *directory;
     char program[HASH_HEX];
-    uint64_t limit;
-    pthread_mutex_t lock; // over the two below
-    uint64_t bytes;       // of all entries, as far as this process knows
-    size_t hits;
+    struct cache_room room;
+    atomic_size_t hits;
 };
 
 // --- names
-
-static bool is_digest(const char *text, size_t length)
-{
-    return length == HASH_HEX - 1 && strspn(text, "0123456789abcdef") >= length;
-}
-
-static bool is_entry(const char *name)
-{
-    return is_digest(name, strlen(name));
-}
 
 // The path of the case's entry; NULL when it cannot be named: no hashes, no memory.
 static char *entry_path(struct arena *arena, const struct cache *cache, const struct cache_case *c)
@@ -55,139 +41,12 @@ static char *entry_path(struct arena *arena, const struct cache *cache, const st
     const char *key = arena_print(
         arena,
         FORMAT "\nprogram %s\nmodel %s\ntype %s\nweights %s\nconfig %s\ntokenizer %s\nengine %s %s\ndevice %s\n"
-               "precision %s\nmode %s\ntokens %" PRIu32 " %s\nwhole %d\nprefix %d\nrollout %" PRIu32 "\nseeded %" PRIu32
-               "\n",
+               "precision %s\nmode %s\ntokens %" PRIu32 " %s\nwhole %d\nprefix %d\nrollout %" PRIu32
+               "\nseeded %" PRIu32 "\n",
         cache->program, k->model, k->model_type, k->weights_sha256, k->config_sha256, k->tokenizer_sha256, k->engine,
         k->engine_version, k->device, k->precision, k->mode, c->n, tokens, c->paths[CACHE_WHOLE] != NULL,
         c->paths[CACHE_PREFIX] != NULL, c->rollout, c->seeded);
     return key && !hash_bytes(key, strlen(key), name, NULL) ? file_join(arena, cache->directory, name) : NULL;
-}
-
-// A name of this process beside the entries, guarded: a signal removes what is made there.
-static struct guard_entry *temporary_name(const struct cache *cache)
-{
-    static atomic_uint counter;
-    struct arena arena = {0};
-    const char *path = arena_print(&arena, "%s/.assay-%ld-%u.part", cache->directory, (long)getpid(),
-                                   atomic_fetch_add(&counter, 1));
-    struct guard_entry *entry = path ? guard_entry(path, true) : NULL;
-    arena_close(&arena);
-    return entry;
-}
-
-static void temporary_remove(struct guard_entry *entry)
-{
-    guard_lock();
-    guard_remove_tree(entry->path);
-    guard_forget(entry);
-    guard_unlock();
-}
-
-// --- what is there
-
-struct found {
-    char *path;
-    struct timespec used;
-    uint64_t bytes;
-};
-
-static uint64_t entry_bytes(const char *path)
-{
-    uint64_t bytes = 0;
-    DIR *directory = opendir(path);
-    for (struct dirent *file; directory && (file = readdir(directory));) {
-        struct stat status;
-        if (!fstatat(dirfd(directory), file->d_name, &status, AT_SYMLINK_NOFOLLOW) && S_ISREG(status.st_mode))
-            bytes += (uint64_t)status.st_size;
-    }
-    if (directory)
-        closedir(directory);
-    return bytes;
-}
-
-static int older_first(const void *a, const void *b)
-{
-    const struct timespec *x = &((const struct found *)a)->used, *y = &((const struct found *)b)->used;
-    if (x->tv_sec != y->tv_sec)
-        return x->tv_sec < y->tv_sec ? -1 : 1;
-    return (x->tv_nsec > y->tv_nsec) - (x->tv_nsec < y->tv_nsec);
-}
-
-// All entries, least recently used first; the list is the caller's. SIZE_MAX: the directory cannot be read.
-static size_t list_entries(struct arena *arena, const struct cache *cache, struct found **out)
-{
-    size_t n = 0, room = 0;
-    DIR *directory = opendir(cache->directory);
-    *out = NULL;
-    for (struct dirent *file; directory && (file = readdir(directory));) {
-        struct stat status;
-        if (!is_entry(file->d_name) || fstatat(dirfd(directory), file->d_name, &status, AT_SYMLINK_NOFOLLOW))
-            continue;
-        if (n == room) {
-            struct found *more = realloc(*out, (room = 2 * room + 64) * sizeof *more);
-            if (!more)
-                break;
-            *out = more;
-        }
-        char *path = file_join(arena, cache->directory, file->d_name);
-        if (path)
-            (*out)[n++] = (struct found){.path = path, .used = status.st_mtim, .bytes = entry_bytes(path)};
-    }
-    if (directory)
-        closedir(directory);
-    if (n)
-        qsort(*out, n, sizeof **out, older_first);
-    return n;
-}
-
-// Under its own name it is there with all its files, or not at all.
-static bool entry_remove(const struct cache *cache, const char *path)
-{
-    struct guard_entry *gone = temporary_name(cache);
-    if (!gone)
-        return false;
-    guard_lock();
-    const bool renamed = !rename(path, gone->path);
-    guard_add(gone);
-    guard_unlock();
-    temporary_remove(gone);
-    return renamed;
-}
-
-// What a killed process had not finished. A process of another machine or container may look dead: then it fails to
-// keep a case, no more.
-static void remove_unfinished(const struct cache *cache, struct arena *arena)
-{
-    DIR *directory = opendir(cache->directory);
-    for (struct dirent *file; directory && (file = readdir(directory));) {
-        long process;
-        unsigned number;
-        char end[8];
-        if (sscanf(file->d_name, ".assay-%ld-%u.%7s", &process, &number, end) != 3 || strcmp(end, "part") != 0 ||
-            process <= 0 || (pid_t)process != process)
-            continue;
-        const char *path = file_join(arena, cache->directory, file->d_name);
-        if (path && kill((pid_t)process, 0) && errno == ESRCH)
-            guard_remove_tree(path);
-    }
-    if (directory)
-        closedir(directory);
-}
-
-// Least recently used entries go until the rest is within the limit. Under the lock.
-static void shrink(struct cache *cache)
-{
-    struct arena arena = {0};
-    struct found *entries;
-    const size_t n = list_entries(&arena, cache, &entries);
-    cache->bytes = 0;
-    for (size_t i = 0; i < n; i++)
-        cache->bytes += entries[i].bytes;
-    for (size_t i = 0; i < n && cache->bytes > cache->limit; i++)
-        if (entry_remove(cache, entries[i].path))
-            cache->bytes -= entries[i].bytes;
-    free(entries);
-    arena_close(&arena);
 }
 
 struct cache *cache_open(uint64_t limit)
@@ -195,7 +54,6 @@ struct cache *cache_open(uint64_t limit)
     struct cache *cache = calloc(1, sizeof *cache);
     if (!cache)
         return NULL;
-    cache->limit = limit;
     cache->directory = directory_cache(&cache->arena, "traces");
     // without the program's own hash a rebuilt reference would be served the numbers of the one before
     if (!cache->directory || access(cache->directory, W_OK) || hash_file("/proc/self/exe", cache->program, NULL)) {
@@ -203,9 +61,7 @@ struct cache *cache_open(uint64_t limit)
         free(cache);
         return NULL;
     }
-    pthread_mutex_init(&cache->lock, NULL);
-    remove_unfinished(cache, &cache->arena);
-    shrink(cache);
+    cache_room_open(&cache->room, cache->directory, limit);
     return cache;
 }
 
@@ -213,7 +69,7 @@ void cache_close(struct cache **cache)
 {
     if (!cache || !*cache)
         return;
-    pthread_mutex_destroy(&(*cache)->lock);
+    cache_room_close(&(*cache)->room);
     arena_close(&(*cache)->arena);
     free(*cache);
     *cache = NULL;
@@ -282,6 +138,22 @@ static bool trace_fits(const struct cache_case *c, enum cache_purpose purpose, c
 
 // --- one case
 
+// Of a file named PURPOSE-HASH.safetensors. CACHE_PURPOSES: it is named otherwise.
+static int file_purpose(const char *name, char digest[HASH_HEX])
+{
+    for (int purpose = 0; purpose < CACHE_PURPOSES; purpose++) {
+        const size_t length = strlen(purposes[purpose]);
+        if (strncmp(name, purposes[purpose], length) != 0 || name[length] != '-' ||
+            strspn(name + length + 1, "0123456789abcdef") != HASH_HEX - 1 ||
+            strcmp(name + length + HASH_HEX, ".safetensors") != 0)
+            continue;
+        memcpy(digest, name + length + 1, HASH_HEX - 1);
+        digest[HASH_HEX - 1] = '\0';
+        return purpose;
+    }
+    return CACHE_PURPOSES;
+}
+
 // The entry's file of each purpose; false when one is missing, doubled, or beside something that does not belong.
 static bool entry_files(struct arena *arena, const char *entry, const struct cache_case *c,
                         const char *files[CACHE_PURPOSES], char digests[CACHE_PURPOSES][HASH_HEX])
@@ -289,19 +161,13 @@ static bool entry_files(struct arena *arena, const char *entry, const struct cac
     DIR *directory = opendir(entry);
     bool whole = directory != NULL;
     for (struct dirent *file; whole && (file = readdir(directory));) {
-        const char *dash = strchr(file->d_name, '-'), *dot = strchr(file->d_name, '.');
+        char digest[HASH_HEX];
+        const int purpose = file_purpose(file->d_name, digest);
         if (!strcmp(file->d_name, ".") || !strcmp(file->d_name, ".."))
             continue;
-        whole = dash && dot && dash < dot && is_digest(dash + 1, (size_t)(dot - dash - 1)) &&
-                !strcmp(dot, ".safetensors");
-        int purpose = 0;
-        while (whole && purpose < CACHE_PURPOSES && (strlen(purposes[purpose]) != (size_t)(dash - file->d_name) ||
-                                                     strncmp(file->d_name, purposes[purpose], strlen(purposes[purpose]))))
-            purpose++;
-        whole = whole && purpose < CACHE_PURPOSES && !files[purpose];
+        whole = purpose < CACHE_PURPOSES && !files[purpose];
         if (whole) {
-            memcpy(digests[purpose], dash + 1, HASH_HEX - 1);
-            digests[purpose][HASH_HEX - 1] = '\0';
+            memcpy(digests[purpose], digest, HASH_HEX);
             files[purpose] = file_join(arena, entry, file->d_name);
             whole = files[purpose] != NULL;
         }
@@ -343,11 +209,9 @@ bool cache_get(struct cache *cache, const struct cache_case *c)
     const bool there = entry && file_exists(entry), served = there && serve(&arena, entry, c);
     if (served) {
         (void)utimensat(AT_FDCWD, entry, NULL, 0); // used now
-        pthread_mutex_lock(&cache->lock);
-        cache->hits++;
-        pthread_mutex_unlock(&cache->lock);
+        atomic_fetch_add(&cache->hits, 1);
     } else if (there) {
-        entry_remove(cache, entry);
+        cache_room_remove(&cache->room, entry);
     }
     arena_close(&arena);
     return served;
@@ -380,7 +244,7 @@ void cache_put(struct cache *cache, const struct cache_case *c)
         return;
     struct arena arena = {0};
     const char *entry = entry_path(&arena, cache, c);
-    struct guard_entry *temporary = entry ? temporary_name(cache) : NULL;
+    struct guard_entry *temporary = entry ? cache_room_temporary(&cache->room) : NULL;
     if (temporary) {
         guard_lock();
         const bool made = !mkdir(temporary->path, 0777);
@@ -388,27 +252,19 @@ void cache_put(struct cache *cache, const struct cache_case *c)
         guard_unlock();
         const uint64_t bytes = made ? fill(&arena, temporary->path, c) : 0;
         bool kept = false;
-        if (bytes && bytes <= cache->limit) {
+        if (bytes && bytes <= cache->room.limit) {
             guard_lock();
             kept = !rename(temporary->path, entry); // fails when another process was faster: its entry stays
             guard_unlock();
         }
-        temporary_remove(temporary);
-        pthread_mutex_lock(&cache->lock);
-        cache->bytes += kept ? bytes : 0;
-        if (cache->bytes > cache->limit)
-            shrink(cache);
-        pthread_mutex_unlock(&cache->lock);
+        cache_room_discard(temporary);
+        if (kept)
+            cache_room_add(&cache->room, bytes);
     }
     arena_close(&arena);
 }
 
 size_t cache_hits(struct cache *cache)
 {
-    if (!cache)
-        return 0;
-    pthread_mutex_lock(&cache->lock);
-    const size_t hits = cache->hits;
-    pthread_mutex_unlock(&cache->lock);
-    return hits;
+    return cache ? atomic_load(&cache->hits) : 0;
 }

@@ -4,8 +4,8 @@
 // In directory_cache("traces"), an entry per case: a directory named by the SHA-256 of its key, which holds
 // whole-HASH.safetensors, prefix-HASH.safetensors, seeded-HASH.safetensors (record.h; as many as the case asks for),
 // HASH being the SHA-256 of the file's bytes. The key is everything that the bytes follow from: the contract (model,
-// hashes of weights, config and tokenizer, engine, version, precision, mode), the tokens, what was asked, the format's
-// version, and the SHA-256 of this program, since two builds may carry one version number.
+// hashes of weights, config and tokenizer, engine, version, precision, mode), the tokens, what was asked, the version
+// of the format, and the SHA-256 of this program, since two builds may carry one version number.
 //
 // Nothing is trusted because it is there: an entry is used when its files have the bytes that their names promise and
 // are traces of this contract and these tokens; otherwise it is removed and the case computed again. An entry is made

@@ -49,8 +49,8 @@ int record_suite(const struct record *record, const struct suite *suite, struct 
 uint64_t record_positions(const struct record *record, const struct suite *suite);
 
 // The parts of record_suite, for a scheduler (sweep.h). record_open first; then record_case for every case, when the
-// reference's traces of that case are there; then record_again (nothing, for a case without determinism) on the engine
-// that ran the case. With a cache the reference's case comes from there or goes there as soon as it is complete.
+// reference's traces of that case are there; then record_again (nothing, for a case without determinism) on the
+// engine that ran the case. With a cache the reference's case comes from there, or goes there once it is complete.
 int record_open(const struct record *record, const struct suite *suite, struct error *error);
 int record_case(const struct record *record, const struct suite_case *c, struct engine *engine,
                 struct progress *progress, struct error *error);

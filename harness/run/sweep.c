@@ -128,8 +128,8 @@ static void make_streams(struct sweep *sweep, const struct sweep_arm *arms, size
         }
 }
 
-int sweep_suite(const struct sweep_arm *arms, size_t n_arms, size_t lanes, const struct suite *suite, unsigned threads,
-                bool quiet, struct error *error)
+int sweep_suite(const struct sweep_arm *arms, size_t n_arms, size_t lanes, const struct suite *suite,
+                unsigned threads, bool quiet, struct error *error)
 {
     assert(n_arms && lanes && lanes <= SWEEP_LANES && threads);
     int code = 0;

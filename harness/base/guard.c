@@ -105,8 +105,10 @@ static void remove_entries(int directory)
 void guard_remove_tree(const char *path)
 {
     const int directory = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    if (directory < 0)
+    if (directory < 0) {
+        unlink(path); // a file, or a link, which is not followed
         return;
+    }
     remove_entries(directory);
     close(directory);
     rmdir(path);

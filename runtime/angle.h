@@ -12,9 +12,9 @@ enum { ANGLE_MAX = 1 << 24 }; // the most positions a model may have (harness/mo
 double angle_sin(float angle);
 double angle_cos(float angle);
 
-// base^exponent, base positive and finite, 0 <= exponent < 1: the product of the roots base^(1/2), base^(1/4), ... that
-// the exponent's bits name. At most 24 of its roots are wanted and each has an error below 2^-52: relative error at
-// most 24 (2^-52 + 2^-53), which is 2^-46.8 (found: 2^-49.4).
+// base^exponent, base positive and finite, 0 <= exponent < 1: the product of the roots base^(1/2), base^(1/4), ...
+// that the exponent's bits name. At most 24 of its roots are wanted and each has an error below 2^-52: relative error
+// at most 24 (2^-52 + 2^-53), which is 2^-46.8 (found: 2^-49.4).
 double angle_power(double base, float exponent);
 
 #endif

@@ -95,6 +95,12 @@ const struct linear_kernel linear_kernels[] = {
     {"avx512", WEIGHT_BF16, ISA_AVX512, linear_bf16_avx512},
     {"avx512", WEIGHT_Q8, ISA_AVX512, linear_q8_avx512},
     {"avx512", WEIGHT_Q4, ISA_AVX512, linear_q4_avx512},
+#elif defined(__aarch64__)
+    {"neon", WEIGHT_F32, ISA_NEON, linear_f32_neon},
+    {"neon", WEIGHT_F16, ISA_NEON, linear_f16_neon},
+    {"neon", WEIGHT_BF16, ISA_NEON, linear_bf16_neon},
+    {"neon", WEIGHT_Q8, ISA_NEON, linear_q8_neon},
+    {"neon", WEIGHT_Q4, ISA_NEON, linear_q4_neon},
 #endif
     {NULL, WEIGHT_NONE, ISA_SCALAR, NULL},
 };

@@ -24,9 +24,9 @@ static inline size_t linear_split_lane(size_t lane)
 // it is, -0, Inf and NaN included. Natural or split order.
 void linear_tail(const struct weight *weight, size_t row, bool split, float tail[LINEAR_LANES]);
 
-#if defined(__x86_64__)
 #define LINEAR_KERNEL(name)                                                                                          \
     void name(const struct weight *weight, const struct linear_input *input, size_t first, size_t end, float *y)
+#if defined(__x86_64__)
 LINEAR_KERNEL(linear_f32_avx2);
 LINEAR_KERNEL(linear_f16_avx2);
 LINEAR_KERNEL(linear_bf16_avx2);
@@ -37,7 +37,13 @@ LINEAR_KERNEL(linear_f16_avx512);
 LINEAR_KERNEL(linear_bf16_avx512);
 LINEAR_KERNEL(linear_q8_avx512);
 LINEAR_KERNEL(linear_q4_avx512);
-#undef LINEAR_KERNEL
+#elif defined(__aarch64__)
+LINEAR_KERNEL(linear_f32_neon);
+LINEAR_KERNEL(linear_f16_neon);
+LINEAR_KERNEL(linear_bf16_neon);
+LINEAR_KERNEL(linear_q8_neon);
+LINEAR_KERNEL(linear_q4_neon);
 #endif
+#undef LINEAR_KERNEL
 
 #endif

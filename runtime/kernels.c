@@ -1,4 +1,4 @@
-// kernels: the definition. Slow on purpose where that reads better; kernels_avx2.c is checked against it bit for bit.
+// kernels: the definition. Slow on purpose where that reads better; its twins are checked against it bit for bit.
 #include "runtime/kernels.h"
 
 #include <assert.h>
@@ -258,9 +258,14 @@ void kernels_init(struct kernels *kernels, enum isa isa)
         .product = product,
         .add = add,
     };
-#if defined(__x86_64__) || defined(__i386__)
+#if defined(__x86_64__)
     if (isa == ISA_AVX2 || isa == ISA_AVX512)
         kernels_init_avx2(kernels);
+    if (isa == ISA_AVX512)
+        kernels_init_avx512(kernels);
+#elif defined(__aarch64__)
+    if (isa == ISA_NEON)
+        kernels_init_neon(kernels);
 #else
     (void)isa;
 #endif

@@ -1,5 +1,6 @@
 // kernels: the operators of the int8 runtime. This header states the formula, every rounding and the order of every
-// sum; kernels.c is the definition (portable, fmaf), kernels_avx2.c gives its bits faster. Source: arithmetic.md 3.
+// sum; kernels.c is the definition (portable, fmaf), kernels_avx2.c, kernels_avx512.c and kernels_neon.c give its bits
+// faster. Source: arithmetic.md 3.
 //
 // h(v) is the half nearest to v, ties to even. A vector between operators is an array of floats that hold half
 // values: widening is exact, so only the places marked h() round to half. Everything else is fp32, one rounding an
@@ -94,13 +95,16 @@ struct kernels {
 // The definition in every place, overwritten by what `isa` has a faster twin of.
 void kernels_init(struct kernels *kernels, enum isa isa);
 
-// Overwrites the whole table; the processor must have AVX2, FMA and F16C.
+// Overwrite the table: AVX2 (with FMA and F16C) and NEON all of it, AVX-512 (F, BW, VL, DQ) the linear kernel. The
+// processor must have them.
 void kernels_init_avx2(struct kernels *kernels);
+void kernels_init_avx512(struct kernels *kernels);
+void kernels_init_neon(struct kernels *kernels);
 
-// Floats of an arranged input of n: n rounded up to whole groups of 64.
+// Floats of an arranged input of n: n rounded up to whole groups of 128, the widest twin's.
 static inline size_t kernels_arranged(size_t n)
 {
-    return (n + 63) / 64 * 64;
+    return (n + 127) / 128 * 128;
 }
 
 // exp as stated above.

@@ -1,10 +1,10 @@
 #include "runtime/lfm2.h"
 
 #include <assert.h>
-#include <math.h>
 
 #include "harness/base/floating.h"
 #include "harness/base/half.h"
+#include "runtime/angle.h"
 
 // Less work than this, in multiplications, is sooner done than shared: under 0.1 ms, the price of waking a thread on
 // a busy machine. A model of 200 M parameters is over it in every large layer.
@@ -151,8 +151,8 @@ static void rope_row(struct runtime_lfm2 *run, uint32_t position)
     const uint32_t turns = run->fault == FAULT_ROPE_OFF_BY_ONE ? position + 1 : position;
     for (uint32_t j = 0; j < half; j++) {
         const float angle = run->frequencies[j] * (float)turns;
-        run->cos[j] = (float)cos((double)angle);
-        run->sin[j] = (float)sin((double)angle);
+        run->cos[j] = (float)angle_cos(angle);
+        run->sin[j] = (float)angle_sin(angle);
     }
     run->kernels.round(run->cos, half, run->plan.rows[PLAN_ROPE_TABLE]);
     run->kernels.round(run->sin, half, run->plan.rows[PLAN_ROPE_TABLE]);
@@ -265,7 +265,7 @@ static void frequencies_open(struct runtime_lfm2 *run)
         run->fault == FAULT_ROPE_FREQUENCY_F16 || run->plan.rows[PLAN_ROPE_FREQUENCY] == PRECISION_F16;
     for (uint32_t j = 0; j < dh / 2; j++) {
         const float exponent = (float)(2 * j) / (float)dh;
-        const float frequency = 1.0f / (float)pow(theta, (double)exponent);
+        const float frequency = 1.0f / (float)angle_power(theta, exponent);
         run->frequencies[j] = narrow ? half_round(frequency) : frequency;
     }
 }

@@ -161,7 +161,7 @@ static inline struct weight make_weight(struct store *store, enum weight_format 
 static inline void run_linear(const struct kernels *kernels, const struct weight *w, const float *x,
                               struct linear_rule rule, float *y)
 {
-    float arranged[WIDEST + 64];
+    float arranged[WIDEST + 128];
     kernels->arrange(x, w->cols, arranged);
     kernels->linear(w, arranged, rule, 1, w->rows, y); // the first row is left alone
 }
@@ -170,7 +170,7 @@ static inline void run_linear_into(const struct kernels *kernels, const struct w
                                    struct linear_rule rule, float *y)
 {
     float all[ROWS];
-    float arranged[WIDEST + 64];
+    float arranged[WIDEST + 128];
     kernels->arrange(x, w->cols, arranged);
     kernels->linear(w, arranged, rule, 0, w->rows, all);
     memcpy(y, all, sizeof all);

@@ -30,6 +30,9 @@ bool isa_available(enum isa isa)
     case ISA_AVX512:
         return isa_available(ISA_AVX2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+#elif defined(__aarch64__) // its baseline has NEON, fma and the half conversions
+    case ISA_NEON:
+        return true;
 #endif
     default: // a name that is known and has no kernels in this build
         return false;

@@ -1,0 +1,184 @@
+// The linear kernels: every format, every length of tail, rows in the middle of a matrix. The reference reads any
+// float; the runtime reads halves, in its own order, under each rule of the precision plan.
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "harness/base/half.h"
+#include "tests/kernels/check.h"
+
+enum { ROWS = 5, FIRST = 1, END = 4 }; // one row before and one after must stay untouched
+enum { FENCE_DATA, FENCE_X, FENCE_SCALE, FENCE_SPLIT, FENCE_ARRANGED };
+
+struct matrix {
+    struct weight weight;
+    void *data;
+    uint16_t *scale;
+    float *x; // [K]
+};
+
+static bool is_quantized(enum weight_format format)
+{
+    return format == WEIGHT_Q8 || format == WEIGHT_Q4;
+}
+
+static void put(struct matrix *matrix, size_t row, uint32_t k, float value, struct check *check)
+{
+    const size_t at = row * matrix->weight.cols + k;
+    switch (matrix->weight.format) {
+    case WEIGHT_F32:
+        ((float *)matrix->data)[at] = value;
+        break;
+    case WEIGHT_F16:
+        ((uint16_t *)matrix->data)[at] = half_from_float(value);
+        break;
+    case WEIGHT_BF16:
+        ((uint16_t *)matrix->data)[at] = (uint16_t)(float_to_bits(value) >> 16);
+        break;
+    default: // any code is a good code
+        ((uint8_t *)matrix
+             ->data)[row * weight_row_bytes(&matrix->weight) + (matrix->weight.format == WEIGHT_Q4 ? k / 2 : k)] =
+            (uint8_t)check_random(check);
+    }
+}
+
+static float scale_value(struct check *check, enum regime regime)
+{
+    const float ordinary = 0.01f * check_unit(check);
+    const float infinity = check_random(check) & 1 ? INFINITY : -INFINITY;
+    switch (regime) {
+    case REGIME_SUBNORMAL:
+    case REGIME_UNDERFLOW:
+        return 0x1p-24f;
+    case REGIME_INFINITE:
+        return check_random(check) % 5 ? ordinary : infinity;
+    case REGIME_NAN:
+        return check_random(check) % 5 ? ordinary : NAN;
+    default:
+        return ordinary;
+    }
+}
+
+static struct matrix make(struct check *check, enum weight_format format, uint32_t k, uint32_t block,
+                          enum regime regime, bool halves)
+{
+    struct matrix made = {.weight = {.name = "w", .format = format, .rows = ROWS, .cols = k}};
+    made.data = check_fenced(FENCE_DATA, ROWS * (size_t)weight_row_bytes(&made.weight));
+    made.weight.data = made.data;
+    made.x = check_fenced(FENCE_X, k * sizeof *made.x);
+    if (is_quantized(format)) {
+        const size_t scales = ROWS * (size_t)(k / block);
+        made.scale = check_fenced(FENCE_SCALE, scales * sizeof *made.scale);
+        for (size_t i = 0; i < scales; i++)
+            made.scale[i] = half_from_float(scale_value(check, regime));
+        made.weight.scale = made.scale;
+        made.weight.block = block;
+    }
+    for (uint32_t i = 0; i < k; i++)
+        for (size_t row = 0; row < ROWS; row++) {
+            float w;
+            check_pair(check, regime, halves, &w, &made.x[i]);
+            put(&made, row, i, halves && format == WEIGHT_F32 ? w * (1 + 0x1p-20f) : w, check); // bits no half has
+        }
+    return made;
+}
+
+// Blocks of 32 where they fit, and one scale a row; the other formats have neither.
+static bool next_block(enum weight_format format, uint32_t k, uint32_t *block)
+{
+    if (*block == k || (*block && !is_quantized(format)))
+        return false;
+    *block = *block || k % 32 || !is_quantized(format) ? k : 32;
+    return true;
+}
+
+// --- the reference's
+
+static void compare_reference(struct check *check, const struct candidate *candidate, const struct matrix *matrix,
+                              const char *what)
+{
+    const uint32_t k = matrix->weight.cols;
+    const size_t split = linear_split_size(k);
+    struct linear_input input = {.split = check_fenced(FENCE_SPLIT, split * sizeof(float))};
+    float expected[ROWS], *y = check_output();
+    linear_input_set(&input, matrix->x, k);
+    check_definition(matrix->weight.format)(&matrix->weight, &input, 0, ROWS, expected);
+    candidate->rows(&matrix->weight, &input, FIRST, END, y);
+    check_compare(check, expected, y, FIRST, END, false, "K = %u, block %u, %s: row", k, matrix->weight.block, what);
+}
+
+// One special value at a time in every lane, at the lane's last element, which may lie in the tail: in x, and in the
+// weight or its scale.
+static void specials_in_every_lane(struct check *check, const struct candidate *candidate, struct matrix *matrix)
+{
+    static const float specials[] = {INFINITY, -INFINITY, NAN, 0.0f, -0.0f, 0x1p-149f, 0x1.fffffep127f};
+    const uint32_t k = matrix->weight.cols;
+    for (uint32_t lane = 0; lane < LINEAR_LANES && lane < k; lane++)
+        for (size_t i = 0; i < sizeof specials / sizeof *specials; i++) {
+            const uint32_t at = lane + (k - 1 - lane) / LINEAR_LANES * LINEAR_LANES;
+            const float x = matrix->x[at];
+            matrix->x[at] = specials[i];
+            compare_reference(check, candidate, matrix, "a special x");
+            matrix->x[at] = x;
+            if (matrix->scale) {
+                uint16_t *scale =
+                    matrix->scale + 2 * (k / matrix->weight.block) + at / matrix->weight.block; // of row 2
+                const uint16_t kept = *scale;
+                *scale = half_from_float(specials[i]);
+                compare_reference(check, candidate, matrix, "a special scale");
+                *scale = kept;
+            } else {
+                const float w = weight_at(&matrix->weight, 2, at);
+                put(matrix, 2, at, specials[i], check);
+                compare_reference(check, candidate, matrix, "a special weight");
+                put(matrix, 2, at, w, check);
+            }
+        }
+}
+
+void check_reference_linear(struct check *check, const struct candidate *candidate)
+{
+    uint32_t k;
+    for (size_t i = 0; (k = check_length(check, i, 130)); i++)
+        for (uint32_t block = 0; next_block(candidate->format, k, &block);)
+            for (enum regime regime = 0; regime < REGIMES; regime++) {
+                struct matrix matrix = make(check, candidate->format, k, block, regime, false);
+                compare_reference(check, candidate, &matrix, check_regime_name(regime));
+                const bool chosen = k == 1 || k == 31 || k == 33 || k == 64 || k == 191;
+                if (chosen && regime == REGIME_ORDINARY)
+                    specials_in_every_lane(check, candidate, &matrix);
+            }
+}
+
+// --- the runtime's
+
+static void run_runtime(const struct kernels *kernels, const struct matrix *matrix, struct linear_rule rule,
+                        size_t first, size_t end, float *y)
+{
+    const uint32_t k = matrix->weight.cols;
+    float *arranged = check_fenced(FENCE_ARRANGED, kernels_arranged(k) * sizeof *arranged);
+    kernels->arrange(matrix->x, k, arranged);
+    kernels->linear(&matrix->weight, arranged, rule, first, end, y);
+}
+
+void check_runtime_linear(struct check *check, const struct candidate *candidate)
+{
+    static const struct linear_rule rules[] = {{PRECISION_F32, PRECISION_F32},
+                                               {PRECISION_F16, PRECISION_F32},
+                                               {PRECISION_F32, PRECISION_F16},
+                                               {PRECISION_F16, PRECISION_F16}};
+    uint32_t k;
+    for (size_t i = 0; (k = check_length(check, i, 264)); i++)
+        for (uint32_t block = 0; next_block(candidate->format, k, &block);)
+            for (enum regime regime = 0; regime < REGIMES; regime++) {
+                const struct matrix matrix = make(check, candidate->format, k, block, regime, true);
+                for (size_t r = 0; r < (k % 3 ? 1 : sizeof rules / sizeof *rules); r++) {
+                    float expected[ROWS], *y = check_output();
+                    run_runtime(check_definitions(), &matrix, rules[r], 0, ROWS, expected);
+                    run_runtime(candidate->kernels, &matrix, rules[r], FIRST, END, y);
+                    check_compare(check, expected, y, FIRST, END, false,
+                                  "K = %u, block %u, %s, sum %d, dequant %d: row", k, matrix.weight.block,
+                                  check_regime_name(regime), (int)rules[r].sum, (int)rules[r].dequant);
+                }
+            }
+}

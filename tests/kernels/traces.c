@@ -1,0 +1,257 @@
+// Whole traces: 24 tokens through the reference or the int8 runtime, every logit, tap and state hashed. One model has
+// one hash, whatever the instruction set, the number of threads, the compiler and its level.
+#include <fnmatch.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "harness/base/floating.h"
+#include "harness/base/half.h"
+#include "reference/engine.h"
+#include "runtime/lfm2.h"
+#include "tests/kernels/check.h"
+#include "tests/kernels/model_file.h"
+
+enum { TOKENS = 24 };
+
+struct hashes {
+    uint64_t logits, taps, states; // FNV-1a, 64 bits, of the floats' bytes, little-endian, NaNs canonical
+};
+
+// After a change that is meant to change numbers: `check_kernels --kernel 'trace*' --model FILE` prints what it
+// found.
+static const struct {
+    const char *name;
+    struct hashes hashes;
+} committed[] = {
+    {"lfm2-mini.reference", {0xd33b5dcf3f962ca3, 0x5ead2b982a440f5b, 0x9df4402f6a927af8}},
+    {"lfm2-mini.int8", {0x9a1ceb28f3c8ab9f, 0x41521632c501c217, 0xf6a90b4457169bd2}},
+    {"odd-group3-taps4-bias.reference", {0x9306d3abe21e14c6, 0x54a267fad9c3d62d, 0x39abfc62def17ff8}},
+    {"odd-group3-taps4-bias.int8", {0xa763101d22b7f308, 0xd00f10651a3b33a6, 0xd81ab37bd22c6ec7}},
+    {"odd-mixed-sharded.reference", {0xb3c73bcfb49907f2, 0x4978e8ca24fa3769, 0xac4394a6a1598e6f}},
+    {"odd-mixed-sharded.int8", {0x56e96cc671cdf5e3, 0x9c1c1fac4aadd30d, 0x653e95ca6429606c}},
+};
+
+// --- the model
+
+struct trace {
+    struct arena arena;
+    struct model_head head;
+    struct model model;
+    struct plan plan;
+    FILE *file;
+};
+
+static void read_bytes(struct trace *trace, void *to, size_t n)
+{
+    if (n && (!to || fread(to, 1, n, trace->file) != n)) {
+        fprintf(stderr, "check_kernels: the model file is shorter than it says\n");
+        exit(99);
+    }
+}
+
+static void read_weight(void *context, struct weight *weight)
+{
+    struct trace *trace = context;
+    uint32_t words[4];
+    read_bytes(trace, words, sizeof words);
+    *weight = (struct weight){.name = "", .rows = words[1], .cols = words[2], .block = words[3]};
+    weight->format = (enum weight_format)words[0];
+    const size_t bytes = (size_t)(weight->rows * weight_row_bytes(weight)),
+                 scales = (size_t)model_file_scales(weight);
+    void *data = arena_alloc(&trace->arena, bytes, 1);
+    uint16_t *scale = arena_alloc(&trace->arena, scales, 1);
+    read_bytes(trace, data, bytes);
+    read_bytes(trace, scale, scales);
+    weight->data = data;
+    weight->scale = scales ? scale : NULL;
+}
+
+static void read_model(struct trace *trace, const char *path)
+{
+    uint32_t magic = 0;
+    struct config *config = &trace->model.config;
+    const struct model_head *head = &trace->head;
+    *trace = (struct trace){.file = fopen(path, "rb")};
+    if (!trace->file || fread(&magic, sizeof magic, 1, trace->file) != 1 || magic != MODEL_FILE_MAGIC) {
+        fprintf(stderr, "check_kernels: %s is not there or not written by write_model\n", path);
+        exit(99);
+    }
+    read_bytes(trace, &trace->head, sizeof trace->head);
+    *config = (struct config){
+        .vocabulary = head->vocabulary,
+        .hidden = head->hidden,
+        .layers = head->layers,
+        .query_heads = head->query_heads,
+        .key_heads = head->key_heads,
+        .head_width = head->head_width,
+        .feed_forward = head->feed_forward,
+        .conv_taps = head->conv_taps,
+        .norm_eps = head->norm_eps,
+        .rope_theta = head->rope_theta,
+        .max_positions = TOKENS,
+    };
+    for (int row = 0; row < PLAN_ROWS; row++)
+        trace->plan.rows[row] = (enum precision)head->plan[row];
+    config->mixers = arena_alloc(&trace->arena, config->layers, sizeof *config->mixers);
+    trace->model.layers = arena_alloc(&trace->arena, config->layers, sizeof *trace->model.layers);
+    for (uint32_t i = 0; i < config->layers; i++) {
+        uint32_t mixer;
+        read_bytes(trace, &mixer, sizeof mixer);
+        trace->model.layers[i].mixer = config->mixers[i] = (enum mixer)mixer;
+    }
+    model_file_weights(&trace->model, read_weight, trace);
+    fclose(trace->file);
+    trace->file = NULL;
+}
+
+// --- the hash
+
+static void hash_floats(uint64_t *hash, const float *values, uint64_t n)
+{
+    for (uint64_t i = 0; i < n; i++) {
+        const uint32_t bits = values[i] == values[i] ? float_to_bits(values[i]) : FLOAT_NAN_BITS;
+        for (int shift = 0; shift < 32; shift += 8)
+            *hash = (*hash ^ (bits >> shift & 0xFF)) * UINT64_C(0x100000001B3);
+    }
+}
+
+static void hash_tap(void *context, uint32_t layer, enum tap_point point, const float *row, uint32_t width)
+{
+    const float place[] = {(float)layer, (float)point}; // a row in another's place is another trace
+    hash_floats(context, place, 2);
+    hash_floats(context, row, width);
+}
+
+static void hash_state(uint64_t *hash, const struct state *state)
+{
+    for (size_t i = 0; i < state->n; i++)
+        hash_floats(hash, state->tensors[i].data, state->tensors[i].elements);
+}
+
+// --- the runs
+
+static uint32_t token_at(const struct model *model, uint32_t t)
+{
+    return (1 + t * 1237) % model->config.vocabulary;
+}
+
+static int run_reference(const struct trace *trace, enum isa isa, struct pool *pool, const struct tap_sink *taps,
+                         struct hashes *hashes, struct state *state, struct error *error)
+{
+    const struct reference_options options = {.pool = pool, .isa = isa, .capacity = TOKENS, .name = "reference"};
+    struct engine *engine;
+    int failed = reference_open(&engine, &trace->model, &options, error);
+    for (uint32_t t = 0; !failed && t < TOKENS; t++) {
+        const float *logits;
+        failed = engine->class->step(engine, token_at(&trace->model, t), taps, &logits, error);
+        if (!failed)
+            hash_floats(&hashes->logits, logits, trace->model.config.vocabulary);
+    }
+    if (!failed)
+        engine->class->save(engine, state);
+    engine_close(&engine);
+    return failed;
+}
+
+static int run_runtime(const struct trace *trace, enum isa isa, struct pool *pool, const struct tap_sink *taps,
+                       struct hashes *hashes, struct state *state, struct error *error)
+{
+    struct arena arena = {0};
+    struct runtime_lfm2 *run;
+    const int failed =
+        runtime_lfm2_open(&arena, &trace->model, &trace->plan, FAULT_NONE, isa, pool, TOKENS, &run, error);
+    for (uint32_t t = 0; !failed && t < TOKENS; t++)
+        hash_floats(&hashes->logits, runtime_lfm2_step(run, t, token_at(&trace->model, t), taps),
+                    trace->model.config.vocabulary);
+    if (!failed)
+        runtime_lfm2_save(run, state);
+    arena_close(&arena);
+    return failed;
+}
+
+static struct hashes run(const struct trace *trace, enum isa isa, unsigned threads)
+{
+    const uint64_t start = UINT64_C(0xCBF29CE484222325);
+    struct hashes hashes = {start, start, start};
+    const struct tap_sink taps = {TAPS_ALL, &hashes.taps, hash_tap};
+    struct error error = {0};
+    struct arena arena = {0};
+    struct state state;
+    struct pool *pool = NULL;
+    int failed = pool_open(&pool, threads, &error);
+    if (!failed)
+        failed = state_make(&arena, &trace->model.config, TOKENS, &state, &error);
+    if (!failed)
+        failed =
+            (trace->head.is_runtime ? run_runtime : run_reference)(trace, isa, pool, &taps, &hashes, &state, &error);
+    if (failed) {
+        fprintf(stderr, "check_kernels: %s\n", error.text);
+        exit(99);
+    }
+    hash_state(&hashes.states, &state);
+    pool_close(&pool);
+    arena_close(&arena);
+    return hashes;
+}
+
+// --- the comparison
+
+static bool is_committed(const char *name, struct hashes found, char detail[256])
+{
+    for (size_t i = 0; i < sizeof committed / sizeof *committed; i++) {
+        const struct hashes *expected = &committed[i].hashes;
+        if (strcmp(name, committed[i].name))
+            continue;
+        const bool logits = found.logits == expected->logits, taps = found.taps == expected->taps,
+                   states = found.states == expected->states;
+        snprintf(detail, 256, "%s%s%s; found {0x%016llx, 0x%016llx, 0x%016llx}", logits ? "" : "other logits ",
+                 taps ? "" : "other taps ", states ? "" : "other states ", (unsigned long long)found.logits,
+                 (unsigned long long)found.taps, (unsigned long long)found.states);
+        return logits && taps && states;
+    }
+    snprintf(detail, 256, "no hash of this name is committed; found {0x%016llx, 0x%016llx, 0x%016llx}",
+             (unsigned long long)found.logits, (unsigned long long)found.taps, (unsigned long long)found.states);
+    return false;
+}
+
+// One bit of one weight of the last layer must change the hash.
+static void control(struct trace *trace, const char *pattern, check_result_fn result)
+{
+    char name[160], detail[256];
+    struct weight *weight = &trace->model.layers[trace->model.config.layers - 1].w2;
+    snprintf(name, sizeof name, "trace %s: control, one bit of one weight", trace->head.name);
+    if (fnmatch(pattern, name, 0))
+        return;
+    if (!result) {
+        printf("%s\n", name);
+        return;
+    }
+    uint8_t *data = (uint8_t *)(uintptr_t)weight->data; // of the arena: read_weight put it there
+    data[weight_row_bytes(weight) * weight->rows / 2] ^= 1;
+    const bool unnoticed = is_committed(trace->head.name, run(trace, isa_best(), 1), detail);
+    data[weight_row_bytes(weight) * weight->rows / 2] ^= 1;
+    result(!unnoticed, name, detail);
+}
+
+void check_traces(const char *path, const char *pattern, check_result_fn result)
+{
+    static const unsigned threads[] = {1, 2, 3, 7};
+    struct trace trace;
+    read_model(&trace, path);
+    for (enum isa isa = ISA_SCALAR; isa < ISA_COUNT; isa++)
+        for (size_t i = 0; i < sizeof threads / sizeof *threads; i++) {
+            char name[160], detail[256];
+            snprintf(name, sizeof name, "trace %s %s, threads %u", trace.head.name, isa_name(isa), threads[i]);
+            if (!isa_available(isa) || fnmatch(pattern, name, 0))
+                continue;
+            if (!result) {
+                printf("%s\n", name);
+                continue;
+            }
+            const bool ok = is_committed(trace.head.name, run(&trace, isa, threads[i]), detail);
+            result(ok, name, detail);
+        }
+    control(&trace, pattern, result);
+    arena_close(&trace.arena);
+}

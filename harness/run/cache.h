@@ -29,9 +29,9 @@ enum cache_purpose { CACHE_WHOLE, CACHE_PREFIX, CACHE_SEEDED, CACHE_PURPOSES };
 
 // The traces of one case. All strings and tokens are borrowed for the call.
 struct cache_case {
-    struct trace_contract contract; // from the zero state: start, position and generated are not looked at
-    const uint32_t *tokens;         // [n]
-    uint32_t n, rollout, seeded;    // as in suite.h; 0 for what is not asked
+    struct trace_contract contract;    // from the zero state: start, position and generated are not looked at
+    const uint32_t *tokens;            // [n]
+    uint32_t n, rollout, seeded;       // as in suite.h; 0 for what is not asked
     const char *paths[CACHE_PURPOSES]; // the files of this run; NULL: not asked for
 };
 

@@ -18,8 +18,8 @@ struct guard_entry *cache_room_temporary(const struct cache_room *room)
 {
     static atomic_uint counter;
     struct arena arena = {0};
-    const char *path = arena_print(&arena, "%s/.assay-%ld-%u.part", room->directory, (long)getpid(),
-                                   atomic_fetch_add(&counter, 1));
+    const char *path =
+        arena_print(&arena, "%s/.assay-%ld-%u.part", room->directory, (long)getpid(), atomic_fetch_add(&counter, 1));
     struct guard_entry *entry = path ? guard_entry(path, true) : NULL;
     arena_close(&arena);
     return entry;

@@ -1,8 +1,8 @@
 // cache_room: the directory that a cache's entries stand in, and its limit. What cache.h is made of; no other module
 // needs it.
 //
-// An entry is a directory named by 64 hexadecimal digits. It comes and goes by a rename, so that under its own name it
-// is there with all its files or not at all, for every process that looks.
+// An entry is a directory named by 64 hexadecimal digits. It comes and goes by a rename, so that under its own name
+// it is there with all its files or not at all, for every process that looks.
 #ifndef ASSAY_CACHE_ROOM_H
 #define ASSAY_CACHE_ROOM_H
 

@@ -1,10 +1,10 @@
 // sweep: several engines over one suite, several cases at a time.
 //
 // For models whose steps are too short to share out among threads: each engine then runs on one thread, and threads
-// take whole cases. An arm has `lanes` engines; case i of every arm runs on lane i mod lanes. A lane's cases follow one
-// another in the suite's order, its repetitions (determinism) come after them in reverse. So every engine sees the same
-// calls in the same order however many threads there are, and even an engine that carries something over from one
-// case to the next gives the same numbers.
+// take whole cases. An arm has `lanes` engines; case i of every arm runs on lane i mod lanes. A lane's cases follow
+// one another in the suite's order, its repetitions (determinism) come after them in reverse. So every engine sees
+// the same calls in the same order however many threads there are, and even an engine that carries something over
+// from one case to the next gives the same numbers.
 #ifndef ASSAY_SWEEP_H
 #define ASSAY_SWEEP_H
 

@@ -20,11 +20,18 @@ Test(error, no_control_of_a_terminal_gets_through)
     struct error error;
     error_set(&error, ERROR_INPUT, "a\033[31mb\nc\177d");
     cr_assert_str_eq(error.text, "a?[31mb?c?d");
-    error_set(&error, ERROR_INPUT, "a\xC2\x9B" "31mb");
+    error_set(&error, ERROR_INPUT,
+              "a\xC2\x9B"
+              "31mb");
     cr_assert_str_eq(error.text, "a?31mb");
-    error_set(&error, ERROR_INPUT, "a\x9B" "31mb");
+    error_set(&error, ERROR_INPUT,
+              "a\x9B"
+              "31mb");
     cr_assert_str_eq(error.text, "a?31mb");
-    error_set(&error, ERROR_INPUT, "a\xE2\x80\xAE" "b\xE2\x81\xA6" "c");
+    error_set(&error, ERROR_INPUT,
+              "a\xE2\x80\xAE"
+              "b\xE2\x81\xA6"
+              "c");
     cr_assert_str_eq(error.text, "a?b?c");
     error_set(&error, ERROR_INPUT, "caf\xC3\xA9 \xE4\xB8\xAD \xF0\x9F\x98\x80"); // the control: text stays text
     cr_assert_str_eq(error.text, "caf\xC3\xA9 \xE4\xB8\xAD \xF0\x9F\x98\x80");

@@ -32,7 +32,8 @@ TestSuite(options, .fini = done);
 
 Test(options, values_flags_and_positional_arguments)
 {
-    const char *const line[] = {"gate", "--suite", "a", "m", "--suite=b=c", "--force", "--threads", "3", "--", "--x", "-"};
+    const char *const line[] = {"gate", "--suite", "a",   "m", "--suite=b=c", "--force", "--threads",
+                                "3",    "--",      "--x", "-"};
     const char **all;
     cr_assert_eq(parse(11, line), 0, "%s", error.text);
     cr_assert_eq(options.n_positional, 3);
@@ -46,11 +47,11 @@ Test(options, values_flags_and_positional_arguments)
 
 Test(options, what_is_not_known_is_refused)
 {
-    static const char *const bad[][3] = {{"gate", "--siute", "x"},    {"gate", "--suit", "x"},   {"gate", "--", NULL},
-                                         {"gate", "m", "--suite"},    {"gate", "--force=1", "m"}, {"gate", "-x", "m"},
-                                         {"gate", "--threads=0", "m"}, {"gate", "--threads=", "m"},
-                                         {"gate", "--threads=9999999999999999999999", "m"},
-                                         {"gate", "--threads=2x", "m"}, {"gate", "--isa=mmx", "m"}, {"gate", "--=", "m"}};
+    static const char *const bad[][3] = {
+        {"gate", "--siute", "x"},      {"gate", "--suit", "x"},     {"gate", "--", NULL},
+        {"gate", "m", "--suite"},      {"gate", "--force=1", "m"},  {"gate", "-x", "m"},
+        {"gate", "--threads=0", "m"},  {"gate", "--threads=", "m"}, {"gate", "--threads=9999999999999999999999", "m"},
+        {"gate", "--threads=2x", "m"}, {"gate", "--isa=mmx", "m"},  {"gate", "--=", "m"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         const int n = bad[i][2] ? 3 : 2;
         const int expected = bad[i][2] ? ERROR_USAGE : 0; // "--" alone is the control

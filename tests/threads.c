@@ -1,5 +1,5 @@
-// threads: everything that runs at the same time, in one program without a test framework, so that ThreadSanitizer can
-// watch it (Criterion does not start under it): the pool, both engines over it, outputs beside the signal thread.
+// threads: everything that runs at the same time, in one program without a test framework, so that ThreadSanitizer
+// can watch it (Criterion does not start under it): the pool, both engines over it, outputs beside the signal thread.
 //
 // Indices are counted in plain bytes on purpose: two threads on one index, or a caller that reads before a worker has
 // finished, are data races. THREADS_RACE builds the negative control: shares that overlap by one index.
@@ -21,8 +21,8 @@
 #include "runtime/engine.h"
 #include "runtime/quantize.h"
 
-// The first race ends the program with ThreadSanitizer's exit code, in a child process, too. Threads that a signal ends
-// together with their process are no leak.
+// The first race ends the program with ThreadSanitizer's exit code, in a child process, too. Threads that a signal
+// ends together with their process are no leak.
 const char *__tsan_default_options(void);
 const char *__tsan_default_options(void)
 {
@@ -97,7 +97,8 @@ static void test_every_index_once(void)
             }
         pool_close(&pool);
     }
-    result(ok, "every index once, for 1 to 9 threads and sizes around their grains", "an index was skipped or shared");
+    result(ok, "every index once, for 1 to 9 threads and sizes around their grains",
+           "an index was skipped or shared");
 }
 
 // Workers that are awake, workers that have fallen asleep, and large jobs between small ones on the same memory.

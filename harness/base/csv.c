@@ -56,9 +56,9 @@ static void take_row(int terminator, void *context)
     else if (width == reader->n_columns)
         reader->n_rows++;
     else
-        reader->result = error_set(reader->error, ERROR_INPUT,
-                                   "%s: row %zu has %zu fields, expected %zu as in the header", reader->path,
-                                   reader->n_rows + 1, width, reader->n_columns);
+        reader->result =
+            error_set(reader->error, ERROR_INPUT, "%s: row %zu has %zu fields, expected %zu as in the header",
+                      reader->path, reader->n_rows + 1, width, reader->n_columns);
 }
 
 static int no_space(unsigned char byte)
@@ -132,8 +132,8 @@ int csv_read(struct arena *arena, const char *path, size_t limit, const char *co
     int result = file_read(&scratch, path, limit, &text, &size, error);
     const char *nul = result ? NULL : memchr(text, '\0', size);
     if (nul)
-        result = error_set(error, ERROR_INPUT, "%s: a NUL byte at offset %zu, expected text", path,
-                           (size_t)(nul - text));
+        result =
+            error_set(error, ERROR_INPUT, "%s: a NUL byte at offset %zu, expected text", path, (size_t)(nul - text));
     reader.room = result ? 0 : (size_t)size + 2;
     if (!result && !(reader.text = arena_alloc(arena, reader.room, 1)))
         result = error_set(error, ERROR_RUNTIME, "%s: no memory for its fields", path);

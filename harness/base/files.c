@@ -77,8 +77,8 @@ void file_map_close(struct file_map *map)
     *map = (struct file_map){0};
 }
 
-// Not by mapping: a file that another process cuts meanwhile ends early, where touching a mapping of it would be the end
-// of this process.
+// Not by mapping: a file that another process cuts meanwhile ends early here; touching a mapping of it would end this
+// process.
 static int read_all(int fd, const char *path, char *bytes, uint64_t size, struct error *error)
 {
     for (uint64_t done = 0; done < size;) {

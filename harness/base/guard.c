@@ -74,8 +74,8 @@ bool guard_is_scratch(const char *path)
     return false;
 }
 
-// By system calls alone: memory may be what has run out, and nftw and opendir ask for some. The directory is read again
-// until nothing more can be removed, since entries may move while others go.
+// By system calls alone: memory may be what has run out, and nftw and opendir ask for some. The directory is read
+// again until nothing more can be removed, since entries may move while others go.
 static void remove_entries(int directory)
 {
     _Alignas(struct dirent64) char entries_read[4096];
@@ -91,7 +91,8 @@ static void remove_entries(int directory)
                 if (!strcmp(name, ".") || !strcmp(name, ".."))
                     continue;
                 bool gone = !unlinkat(directory, name, 0);
-                const int below = gone ? -1 : openat(directory, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+                const int below =
+                    gone ? -1 : openat(directory, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
                 if (below >= 0) {
                     remove_entries(below);
                     close(below);

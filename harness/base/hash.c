@@ -78,9 +78,10 @@ static const char *cache_key(struct arena *arena, const char *const *paths, size
         bytes += (uint64_t)status.st_size;
         // the length in front: no name can look like two files
         key = arena_print(arena, "%s%zu %s device %llu inode %llu size %lld modified %lld.%09ld changed %lld.%09ld\n",
-                          key, strlen(absolute), absolute, (unsigned long long)status.st_dev, (unsigned long long)status.st_ino,
-                          (long long)status.st_size, (long long)status.st_mtim.tv_sec, status.st_mtim.tv_nsec,
-                          (long long)status.st_ctim.tv_sec, status.st_ctim.tv_nsec);
+                          key, strlen(absolute), absolute, (unsigned long long)status.st_dev,
+                          (unsigned long long)status.st_ino, (long long)status.st_size,
+                          (long long)status.st_mtim.tv_sec, status.st_mtim.tv_nsec, (long long)status.st_ctim.tv_sec,
+                          status.st_ctim.tv_nsec);
         free(absolute);
     }
     return bytes >= CACHED_BYTES ? key : NULL;

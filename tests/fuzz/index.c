@@ -1,5 +1,5 @@
-// Any model.safetensors.index.json beside three sound shards is either refused with a sentence or names every tensor of
-// those that it opens exactly once.
+// Any model.safetensors.index.json beside three sound shards is either refused with a sentence or names every tensor
+// of those that it opens exactly once.
 #include <assert.h>
 #include <string.h>
 

@@ -1,5 +1,5 @@
-// input: where a fuzz target puts its bytes, for readers that want a path. A file in memory, rewritten for every input;
-// a scratch directory for readers that look at a name or at neighbours.
+// input: where a fuzz target puts its bytes, for readers that want a path. A file in memory, rewritten for every
+// input; a scratch directory for readers that look at a name or at neighbours.
 #ifndef ASSAY_FUZZ_INPUT_H
 #define ASSAY_FUZZ_INPUT_H
 

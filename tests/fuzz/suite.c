@@ -1,6 +1,6 @@
 // Any text at all, as JSON or as CSV, is either refused with a sentence or becomes a suite that a gate may run: every
-// case has tokens of the vocabulary, positions inside it, and a file name of its own. The first byte chooses: 'c' CSV,
-// anything else JSON.
+// case has tokens of the vocabulary, positions inside it, and a file name of its own. The first byte chooses: 'c'
+// CSV, anything else JSON.
 #include <assert.h>
 #include <string.h>
 #include <strings.h>
@@ -52,8 +52,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct suite *suite;
     struct error error = {0};
     if (!tokenizer) {
-        const int opened =
-            tokenizer_open(&tokenizer, ASSAY_FIXTURES "/models/lfm2-mini/tokenizer.json", &error);
+        const int opened = tokenizer_open(&tokenizer, ASSAY_FIXTURES "/models/lfm2-mini/tokenizer.json", &error);
         assert(!opened);
         input_link(csv, "input.csv");
     }

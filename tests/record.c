@@ -280,7 +280,7 @@ Test(record, only_what_is_asked_for_runs_and_every_step_is_announced)
     struct fake fake = fake_make(HEALTHY);
     const struct record all = record_of(true);
     record_ok(&all, &fake);
-    cr_expect_eq(fake.steps, record_positions(&all, &suite));
+    cr_expect_eq(fake.steps, record_positions(&all, &suite, &fake.engine));
     cr_expect_eq(fake.steps, 15 + 4 + 1); // whole with prefix on the way, seeded; the short case
     const struct {
         enum check check;
@@ -305,7 +305,7 @@ Test(record, only_what_is_asked_for_runs_and_every_step_is_announced)
             cr_expect_eq(exists(candidate_directory, "long", purposes[j]), expected[i].files[j], "row %zu file %zu",
                          i, j);
         cr_expect_eq(candidate.steps, expected[i].steps, "row %zu", i);
-        cr_expect_eq(record_positions(&record, &suite), expected[i].steps, "row %zu", i);
+        cr_expect_eq(record_positions(&record, &suite, &candidate.engine), expected[i].steps, "row %zu", i);
     }
 }
 
@@ -317,7 +317,7 @@ Test(record, the_reference_runs_a_prefix_alone_when_no_whole_run_is_asked_for)
     record.checks[CHECK_SEEDED] = true;
     record_ok(&record, &fake);
     cr_expect_eq(fake.steps, 5 + 4);
-    cr_expect_eq(record_positions(&record, &suite), 5 + 4);
+    cr_expect_eq(record_positions(&record, &suite, &fake.engine), 5 + 4);
     cr_expect(exists(reference_directory, "long", "prefix"));
     cr_expect_not(exists(reference_directory, "long", NULL));
 }

@@ -22,6 +22,7 @@ static const struct option gate_options[] = {
     {"policy", "FILE", "the limits (default: policies/release.json)"},
     {"engine", "NAME", "int8 (default), fp16, expected, dequant, or trace:DIR with one CASE.safetensors a case"},
     {"checks", "LIST", "only these of the suite's checks, separated by commas"},
+    {"mode", "MODE", "how the reference runs: batch (default), chunk:N or s1; the same bits"},
     {"out", "DIR", "write report.json, report.txt, positions.csv and junit.xml there"},
     {"keep-traces", NULL, "keep every trace under OUT/traces"},
     {"fault", "NAME", "plant a fault in the int8 runtime, to see this gate catch it"},
@@ -192,7 +193,9 @@ static int record_arm(struct gate_run *run, enum arm_kind kind, enum fault fault
     memcpy(record.checks, checks, sizeof record.checks);
     const struct bundle *bundle = kind == ARM_KIND_FP16 ? run->arms.fp16 : kind == ARM_KIND_EXPECTED ? run->arms.expected
                                                                          : run->bundle;
-    if (kind != ARM_KIND_REFERENCE)
+    if (kind == ARM_KIND_REFERENCE)
+        code = options_mode(run->options, RECORD_BATCH, &record.chunk, error);
+    else
         code = subject_bundle_contract(&run->arena, bundle, &record.contract, error);
     if (!code)
         code = record_suite(&record, run->suite, engine, error);

@@ -20,10 +20,11 @@ static int path_make(struct arena *arena, const char *directory, const char *cas
 }
 
 struct purposes {
-    bool whole, prefix, seeded, again, restored;
+    bool whole, prefix, seeded, again, restored, batch;
 };
 
-static struct purposes case_purposes(const struct record *record, const struct suite_case *c)
+static struct purposes case_purposes(const struct record *record, const struct suite_case *c,
+                                     const struct engine *engine)
 {
     static const enum check of_whole_run[] = {CHECK_SWEEP, CHECK_ROLLOUT,     CHECK_FLIPS, CHECK_DISTANCE,
                                               CHECK_STATE, CHECK_DETERMINISM, CHECK_PATHS};
@@ -33,22 +34,23 @@ static struct purposes case_purposes(const struct record *record, const struct s
         .prefix = is_reference && asked[CHECK_SEEDED] && c->checks[CHECK_SEEDED],
         .again = !is_reference && asked[CHECK_DETERMINISM] && c->checks[CHECK_DETERMINISM],
         .restored = !is_reference && asked[CHECK_PATHS] && c->checks[CHECK_PATHS] && c->n + c->rollout >= 2,
+        .batch = !is_reference && asked[CHECK_PATHS] && c->checks[CHECK_PATHS] && engine->class->batch,
     };
     for (size_t i = 0; i < sizeof of_whole_run / sizeof *of_whole_run; i++)
         purposes.whole = purposes.whole || (asked[of_whole_run[i]] && c->checks[of_whole_run[i]]);
     return purposes;
 }
 
-uint64_t record_positions(const struct record *record, const struct suite *suite)
+uint64_t record_positions(const struct record *record, const struct suite *suite, const struct engine *engine)
 {
     uint64_t positions = 0;
     for (size_t i = 0; i < suite->n_cases; i++) {
         const struct suite_case *c = &suite->cases[i];
-        const struct purposes purposes = case_purposes(record, c);
+        const struct purposes purposes = case_purposes(record, c, engine);
         const uint64_t total = (uint64_t)c->n + c->rollout;
         positions += purposes.whole ? total : purposes.prefix ? c->n - c->seeded : 0;
         positions += (purposes.seeded ? c->seeded : 0) + (purposes.again ? total : 0);
-        positions += purposes.restored ? total - total / 2 : 0;
+        positions += (purposes.restored ? total - total / 2 : 0) + (purposes.batch ? 2 * total : 0);
     }
     return positions;
 }
@@ -97,8 +99,9 @@ static int whole_tokens(const struct record *record, const struct suite_case *c,
 static int record_whole(const struct record *record, const struct suite_case *c, struct engine *engine,
                         struct progress *progress, struct arena *arena, struct error *error)
 {
-    const struct purposes purposes = case_purposes(record, c);
-    struct run run = {.contract = &record->contract, .logits = record->logits, .state = true};
+    const struct purposes purposes = case_purposes(record, c, engine);
+    struct run run = {
+        .contract = &record->contract, .logits = record->logits, .chunk = record->chunk, .state = true};
     int status = whole_tokens(record, c, arena, &run, error);
     if (!status)
         status = path_make(arena, record->directory, c->id, NULL, &run.path, error);
@@ -120,6 +123,7 @@ static int record_whole(const struct record *record, const struct suite_case *c,
                        .from = run.branch_path,
                        .tokens = run.tokens + run.branch,
                        .n = run.n - run.branch,
+                       .chunk = record->chunk,
                        .state = true};
     status = path_make(arena, record->directory, c->id, "restored", &rest.path, error);
     return status ? status : run_record(&rest, engine, progress, error);
@@ -132,6 +136,7 @@ static int record_prefix(const struct record *record, const struct suite_case *c
                       .logits = record->logits,
                       .tokens = c->tokens,
                       .n = c->n - c->seeded,
+                      .chunk = record->chunk,
                       .state = true};
     const int status = path_make(arena, record->directory, c->id, "prefix", &run.path, error);
     return status ? status : run_record(&run, engine, progress, error);
@@ -144,6 +149,7 @@ static int record_seeded(const struct record *record, const struct suite_case *c
                       .logits = record->logits,
                       .tokens = c->tokens + (c->n - c->seeded),
                       .n = c->seeded,
+                      .chunk = record->chunk,
                       .state = true};
     const char *source = record->reference ? record->reference : record->directory;
     int status = path_make(arena, source, c->id, "prefix", &run.from, error);
@@ -152,13 +158,14 @@ static int record_seeded(const struct record *record, const struct suite_case *c
     return status ? status : run_record(&run, engine, progress, error);
 }
 
-static int record_again(const struct record *record, const struct suite_case *c, struct engine *engine,
-                        struct progress *progress, struct arena *arena, struct error *error)
+// The whole run once more, `chunk` tokens a call.
+static int record_repeated(const struct record *record, const struct suite_case *c, const char *purpose, uint32_t chunk,
+                           struct engine *engine, struct progress *progress, struct arena *arena, struct error *error)
 {
-    struct run run = {.contract = &record->contract, .logits = record->logits, .state = true};
+    struct run run = {.contract = &record->contract, .logits = record->logits, .chunk = chunk, .state = true};
     int status = whole_tokens(record, c, arena, &run, error);
     if (!status)
-        status = path_make(arena, record->directory, c->id, "again", &run.path, error);
+        status = path_make(arena, record->directory, c->id, purpose, &run.path, error);
     return status ? status : run_record(&run, engine, progress, error);
 }
 
@@ -175,7 +182,7 @@ static int record_case(const struct record *record, const struct suite_case *c, 
                        struct progress *progress, struct error *error)
 {
     assert(c->n > 0 && (!c->checks[CHECK_SEEDED] || (c->seeded > 0 && c->seeded < c->n)));
-    const struct purposes purposes = case_purposes(record, c);
+    const struct purposes purposes = case_purposes(record, c, engine);
     struct arena arena = {0};
     int status = 0;
     if (purposes.whole)
@@ -184,6 +191,10 @@ static int record_case(const struct record *record, const struct suite_case *c, 
         status = record_prefix(record, c, engine, progress, &arena, error);
     if (!status && purposes.seeded)
         status = record_seeded(record, c, engine, progress, &arena, error);
+    if (!status && purposes.batch)
+        status = record_repeated(record, c, "batch", RECORD_BATCH, engine, progress, &arena, error);
+    if (!status && purposes.batch)
+        status = record_repeated(record, c, "chunk", RECORD_CHUNK, engine, progress, &arena, error);
     arena_close(&arena);
     return in_case(c, status, error);
 }
@@ -191,7 +202,7 @@ static int record_case(const struct record *record, const struct suite_case *c, 
 // Case "a.again" would be the file of case "a" for another purpose.
 static int check_case_ids(const struct suite *suite, struct error *error)
 {
-    static const char *const endings[] = {".prefix", ".seeded", ".again", ".middle", ".restored"};
+    static const char *const endings[] = {".prefix", ".seeded", ".again", ".middle", ".restored", ".batch", ".chunk"};
     for (size_t i = 0; i < suite->n_cases; i++) {
         const char *id = suite->cases[i].id;
         for (size_t j = 0; j < sizeof endings / sizeof *endings; j++)
@@ -212,15 +223,16 @@ int record_suite(const struct record *record, const struct suite *suite, struct 
     if (status)
         return status;
     struct progress progress;
-    progress_start(&progress, engine->name, record_positions(record, suite), record->quiet);
+    progress_start(&progress, engine->name, record_positions(record, suite, engine), record->quiet);
     for (size_t i = 0; i < suite->n_cases && !status; i++)
         status = record_case(record, &suite->cases[i], engine, &progress, error);
     // Repetitions come last and in reverse, so that each follows work that its first run did not follow.
     for (size_t i = suite->n_cases; i-- > 0 && !status;) {
         const struct suite_case *c = &suite->cases[i];
         struct arena arena = {0};
-        if (case_purposes(record, c).again)
-            status = in_case(c, record_again(record, c, engine, &progress, &arena, error), error);
+        if (case_purposes(record, c, engine).again)
+            status = in_case(c, record_repeated(record, c, "again", record->chunk, engine, &progress, &arena, error),
+                             error);
         arena_close(&arena);
     }
     progress_finish(&progress);
@@ -245,6 +257,7 @@ int record_run(const struct record *record, const struct record_run *request, st
                             .tokens = request->tokens,
                             .n = request->n,
                             .generate = request->generate,
+                            .chunk = record->chunk,
                             .taps = request->taps,
                             .state = request->state};
     struct progress progress;

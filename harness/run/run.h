@@ -16,14 +16,15 @@ struct run {
     const char *path;       // of the trace
     const char *from;       // the trace whose end state is the start; NULL: zero state
     const uint32_t *tokens; // [n] given
-    uint32_t n, generate;   // n >= 1; generate: more tokens, picked by the engine itself
+    uint32_t n, generate;   // n >= 1; generate: more tokens, picked by the engine itself, one at a time
+    uint32_t chunk;         // given tokens a call, as record.h says of its own
     enum tap_level taps;
     bool state;
     const char *branch_path; // a second trace, of the first `branch` <= n tokens and with the state there; NULL: none
     uint32_t branch;
 };
 
-// Steps the engine from its start through all tokens. The branch is committed on the way, the trace at the end; on
+// Takes the engine from its start through all tokens. The branch is committed on the way, the trace at the end; on
 // failure the one in progress leaves nothing.
 int run_record(const struct run *run, struct engine *engine, struct progress *progress, struct error *error);
 

@@ -198,7 +198,9 @@ void linear_tile_rows(const struct linear_tile *tile, const struct weight *weigh
             block.token = t;
             block.last_token = t + (left < LINEAR_BLOCK_TOKENS ? left : LINEAR_BLOCK_TOKENS);
             look_ahead(&block);
-            memset(block.lanes, 0, sizeof block.lanes);
+            memset(block.lanes, 0,
+                   (size_t)LINEAR_BLOCK_ROWS * round_up(block.last_token - t, tile->tokens) * LINEAR_LANES *
+                       sizeof *block.lanes);
             for (uint32_t k = 0; k < weight->cols; k += LINEAR_PANEL) {
                 widen_panel(&block, k);
                 multiply_panel(&block, k);

@@ -15,7 +15,7 @@
 #include "harness/model/model.h"
 
 enum {
-    LINEAR_PANEL = 1024,       // inputs of a panel
+    LINEAR_PANEL = 2048,       // inputs of a panel
     LINEAR_BLOCK_ROWS = 12,   // rows of a block: a multiple of every tile's rows
     LINEAR_BLOCK_TOKENS = 64, // tokens of a block: a multiple of every tile's tokens
 };

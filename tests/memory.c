@@ -126,7 +126,7 @@ static void expect_small(bool reference, long limit)
 
 Test(memory, a_reference_run_does_not_copy_the_weights)
 {
-    // The runtime's, and rows for a batch of 64 tokens: logits 1,024 KB, activations 760 KB, packed inputs 256 KB.
+    // The runtime's, and rows for a batch of 64 tokens: logits 1,024 KB, activations 760 KB, packed inputs 512 KB.
     expect_small(true, 4000);
 }
 

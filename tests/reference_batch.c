@@ -197,7 +197,8 @@ Test(reference_batch, a_token_that_the_model_does_not_have_is_refused_before_any
     struct fixture fixture;
     fixture_open(&fixture, "odd-one-attention");
     struct engine *engine = fixture_engine(&fixture.model, NULL, isa_best(), 4);
-    struct rows rows = {.vocabulary = 0};
+    struct rows rows = {.vocabulary = fixture.config.vocabulary};
+    rows.logits = arena_alloc(&fixture.arena, 4 * rows.vocabulary, sizeof *rows.logits);
     const struct batch_sink sink = {.context = &rows, .row = put_row};
     const uint32_t wrong[] = {1, 2, fixture.config.vocabulary}, right[] = {1, 2, 3};
     cr_expect_eq(engine->batch_width, 4u, "no wider than its room");

@@ -11,8 +11,8 @@ enum { ACTIVATIONS_PER_RANGE = 1024, SCORES_PER_RANGE = 1024 };
 
 // Hands the rows [n, width] of one point to the sink, as they leave the engine. Which NaN a NaN is decides nothing
 // later on.
-static void put(const struct lfm2 *s, const struct batch_sink *sink, uint32_t layer, enum tap_point point, float *rows,
-                uint32_t width)
+static void put(const struct lfm2 *s, const struct batch_sink *sink, uint32_t layer, enum tap_point point,
+                float *rows, uint32_t width)
 {
     if (!sink->taps || sink->taps->level == TAPS_NONE)
         return;

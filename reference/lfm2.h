@@ -1,5 +1,5 @@
-// lfm2: the forward pass of LFM2 and LFM2.5 dense in fp32 (architecture.md 2.5, 2.6), and what it remembers. One token
-// at a time or many: the same bits.
+// lfm2: the forward pass of LFM2 and LFM2.5 dense in fp32 (architecture.md 2.5, 2.6), and what it remembers. One
+// token at a time or many: the same bits.
 //
 // lfm2.c is the forward pass, lfm2_memory.c everything around it. Weights stay in the mapped files; only vectors
 // (norms, biases, the convolution's taps) are widened once. All memory is taken at open; a pass allocates nothing.
@@ -59,8 +59,8 @@ void lfm2_close(struct lfm2 **lfm2);
 // The zero state.
 void lfm2_reset(struct lfm2 *lfm2);
 
-// 1 <= n <= width tokens from `position` on (that many came before; position + n <= capacity) -> the logits [n, V] of
-// the next ones, valid until the next call. Every token < V. Rows go to sink->taps only, one sink->tap_row before each
+// 1 <= n <= width tokens from `position` on (that many came before; position + n <= capacity) -> the logits [n, V]
+// of the next ones, valid until the next call. Every token < V. Rows go to sink->taps only, one sink->tap_row before each
 // unless it is NULL. Logits and tapped rows hold no NaN but 0x7FC00000.
 const float *lfm2_forward(struct lfm2 *lfm2, const uint32_t *tokens, uint32_t n, uint32_t position,
                           const struct batch_sink *sink);

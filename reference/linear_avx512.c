@@ -3,8 +3,8 @@
 
 #include "reference/linear_kernels.h"
 
-// One row at a time is one stream from memory, the fastest way to read it, as long as x stays in the nearest cache. Rows
-// of more than CACHED inputs are taken together, so that x is fetched once for all of them.
+// One row at a time is one stream from memory, the fastest way to read it, as long as x stays in the nearest cache.
+// Rows of more than CACHED inputs are taken together, so that x is fetched once for all of them.
 enum { REGISTERS = 2, ROWS = 8, CACHED = 4096 };
 
 // Elements k ... k+31 of a row, widened, in the order of the kernel's x.

@@ -160,7 +160,8 @@ static void multiply_panel(struct block *block, uint32_t k)
 static void look_ahead(struct block *block)
 {
     const struct linear_tile *tile = block->tile;
-    const size_t bytes = LINEAR_BLOCK_ROWS * (size_t)weight_row_bytes(block->weight), next = block->first + LINEAR_BLOCK_ROWS;
+    const size_t bytes = LINEAR_BLOCK_ROWS * (size_t)weight_row_bytes(block->weight);
+    const size_t next = block->first + LINEAR_BLOCK_ROWS;
     const size_t tiles = (size_t)round_up(block->weight->cols, LINEAR_PANEL) / LINEAR_PANEL *
                          (LINEAR_BLOCK_ROWS / tile->rows) *
                          (round_up(block->last_token - block->token, tile->tokens) / tile->tokens);

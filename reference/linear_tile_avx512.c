@@ -29,8 +29,8 @@ LINEAR_INLINE float *place(float *w, uint32_t i, uint32_t r, uint32_t blocks)
     return w + (((size_t)(i % LINEAR_LANES / WIDTH) * blocks + i / LINEAR_LANES) * ROWS + r) * WIDTH;
 }
 
-void linear_widen_avx512(const struct weight *weight, size_t row, uint32_t k, uint32_t n, uint32_t r, uint32_t blocks,
-                       float *w)
+void linear_widen_avx512(const struct weight *weight, size_t row, uint32_t k, uint32_t n, uint32_t r,
+                       uint32_t blocks, float *w)
 {
     const unsigned char *data = (const unsigned char *)weight->data + row * weight_row_bytes(weight);
     if (weight->format == WEIGHT_F32) {
@@ -88,8 +88,9 @@ void linear_multiply_avx512(const float *w, const float *x, uint32_t blocks, flo
 {
     for (size_t part = 0; part < LINEAR_LANES / WIDTH; part++) {
         const size_t asked = part * blocks;
-        multiply_part(w + part * blocks * ROWS * WIDTH, x + part * blocks * TOKENS * WIDTH, blocks,
-                      lanes + part * WIDTH, ahead->from + asked * 64, ahead->lines > asked ? ahead->lines - asked : 0);
+        const size_t lines = ahead->lines > asked ? ahead->lines - asked : 0;
+        multiply_part(w + asked * ROWS * WIDTH, x + asked * TOKENS * WIDTH, blocks, lanes + part * WIDTH,
+                      ahead->from + asked * 64, lines);
     }
 }
 

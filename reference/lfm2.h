@@ -60,8 +60,8 @@ void lfm2_close(struct lfm2 **lfm2);
 void lfm2_reset(struct lfm2 *lfm2);
 
 // 1 <= n <= width tokens from `position` on (that many came before; position + n <= capacity) -> the logits [n, V]
-// of the next ones, valid until the next call. Every token < V. Rows go to sink->taps only, one sink->tap_row before each
-// unless it is NULL. Logits and tapped rows hold no NaN but 0x7FC00000.
+// of the next ones, valid until the next call. Every token < V. Rows go to sink->taps only, one sink->tap_row before
+// each unless it is NULL. Logits and tapped rows hold no NaN but 0x7FC00000.
 const float *lfm2_forward(struct lfm2 *lfm2, const uint32_t *tokens, uint32_t n, uint32_t position,
                           const struct batch_sink *sink);
 

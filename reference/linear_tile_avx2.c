@@ -42,8 +42,10 @@ void linear_widen_avx2(const struct weight *weight, size_t row, uint32_t k, uint
             _mm256_store_ps(place(w, i, r, blocks), _mm256_loadu_ps(from + i));
     } else if (weight->format == WEIGHT_F16) {
         const uint16_t *from = (const uint16_t *)(const void *)data + k;
-        for (uint32_t i = 0; i < n; i += WIDTH)
-            _mm256_store_ps(place(w, i, r, blocks), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(from + i))));
+        for (uint32_t i = 0; i < n; i += WIDTH) {
+            const __m128i bits = _mm_loadu_si128((const __m128i *)(const void *)(from + i));
+            _mm256_store_ps(place(w, i, r, blocks), _mm256_cvtph_ps(bits));
+        }
     } else if (weight->format == WEIGHT_BF16) {
         const uint16_t *from = (const uint16_t *)(const void *)data + k;
         for (uint32_t i = 0; i < n; i += WIDTH) {
@@ -57,8 +59,10 @@ void linear_widen_avx2(const struct weight *weight, size_t row, uint32_t k, uint
             _mm256_store_ps(place(w, i, r, blocks), widen_scaled(codes, weight, row, k + i));
         }
     } else {
-        for (uint32_t i = 0; i < n; i += WIDTH)
-            _mm256_store_ps(place(w, i, r, blocks), widen_scaled(unpack_nibbles(data + (k + i) / 2), weight, row, k + i));
+        for (uint32_t i = 0; i < n; i += WIDTH) {
+            const __m128i codes = unpack_nibbles(data + (k + i) / 2);
+            _mm256_store_ps(place(w, i, r, blocks), widen_scaled(codes, weight, row, k + i));
+        }
     }
 }
 

@@ -39,8 +39,10 @@ void linear_widen_avx512(const struct weight *weight, size_t row, uint32_t k, ui
             _mm512_store_ps(place(w, i, r, blocks), _mm512_loadu_ps(from + i));
     } else if (weight->format == WEIGHT_F16) {
         const uint16_t *from = (const uint16_t *)(const void *)data + k;
-        for (uint32_t i = 0; i < n; i += WIDTH)
-            _mm512_store_ps(place(w, i, r, blocks), _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(from + i))));
+        for (uint32_t i = 0; i < n; i += WIDTH) {
+            const __m256i bits = _mm256_loadu_si256((const __m256i *)(const void *)(from + i));
+            _mm512_store_ps(place(w, i, r, blocks), _mm512_cvtph_ps(bits));
+        }
     } else if (weight->format == WEIGHT_BF16) {
         const uint16_t *from = (const uint16_t *)(const void *)data + k;
         for (uint32_t i = 0; i < n; i += WIDTH) {
@@ -54,8 +56,10 @@ void linear_widen_avx512(const struct weight *weight, size_t row, uint32_t k, ui
             _mm512_store_ps(place(w, i, r, blocks), widen_scaled(codes, weight, row, k + i));
         }
     } else {
-        for (uint32_t i = 0; i < n; i += WIDTH)
-            _mm512_store_ps(place(w, i, r, blocks), widen_scaled(unpack_nibbles(data + (k + i) / 2), weight, row, k + i));
+        for (uint32_t i = 0; i < n; i += WIDTH) {
+            const __m128i codes = unpack_nibbles(data + (k + i) / 2);
+            _mm512_store_ps(place(w, i, r, blocks), widen_scaled(codes, weight, row, k + i));
+        }
     }
 }
 

@@ -160,7 +160,8 @@ static int record_seeded(const struct record *record, const struct suite_case *c
 
 // The whole run once more, `chunk` tokens a call.
 static int record_repeated(const struct record *record, const struct suite_case *c, const char *purpose,
-                           uint32_t chunk, struct engine *engine, struct progress *progress, struct arena *arena, struct error *error)
+                           uint32_t chunk, struct engine *engine, struct progress *progress, struct arena *arena,
+                           struct error *error)
 {
     struct run run = {.contract = &record->contract, .logits = record->logits, .chunk = chunk, .state = true};
     int status = whole_tokens(record, c, arena, &run, error);

@@ -11,7 +11,8 @@
 //   CASE.restored.safetensors   paths: the second half, by the engine after a reset and that state loaded
 //   CASE.batch.safetensors      paths: the whole run again, as many tokens a call as the engine takes
 //   CASE.chunk.safetensors      paths: the whole run again, RECORD_CHUNK tokens a call
-// An engine without batches writes no `batch` and no `chunk`. The reference writes none of the last five: nobody compares it with itself; for determinism and
+// An engine without batches writes no `batch` and no `chunk`. The reference writes none of the last five: nobody
+// compares it with itself; for determinism and
 // paths it leaves the whole run that the others follow. A whole run of a single token has no middle, hence no
 // `restored`.
 //

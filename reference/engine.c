@@ -18,20 +18,49 @@ static void reset(struct engine *engine)
     engine->position = 0;
 }
 
+static int check_tokens(const struct engine *engine, const uint32_t *tokens, uint32_t n, struct error *error)
+{
+    for (uint32_t t = 0; t < n; t++)
+        if (tokens[t] >= engine->config->vocabulary)
+            return error_set(error, ERROR_INPUT, "token %u is outside the vocabulary, expected 0 to %u", tokens[t],
+                             engine->config->vocabulary - 1);
+    if (n > engine->capacity - engine->position)
+        return error_set(error, ERROR_USAGE, "%s: no room for position %u, it was opened for %u", engine->name,
+                         engine->position + n - 1, engine->capacity);
+    return 0;
+}
+
+// Logits [n, V].
+static const float *forward(struct engine *engine, const uint32_t *tokens, uint32_t n, const struct batch_sink *sink)
+{
+    struct floating saved;
+    floating_enter(&saved);
+    const float *logits = lfm2_forward(((struct reference *)engine)->lfm2, tokens, n, engine->position, sink);
+    floating_leave(&saved);
+    engine->position += n;
+    return logits;
+}
+
 static int step(struct engine *engine, uint32_t token, const struct tap_sink *taps, const float **logits,
                 struct error *error)
 {
-    if (token >= engine->config->vocabulary)
-        return error_set(error, ERROR_INPUT, "token %u is outside the vocabulary, expected 0 to %u", token,
-                         engine->config->vocabulary - 1);
-    if (engine->position >= engine->capacity)
-        return error_set(error, ERROR_USAGE, "%s: no room for position %u, it was opened for %u", engine->name,
-                         engine->position, engine->capacity);
-    struct floating saved;
-    floating_enter(&saved);
-    *logits = lfm2_step(((struct reference *)engine)->lfm2, token, engine->position, taps);
-    floating_leave(&saved);
-    engine->position++;
+    const struct batch_sink sink = {.taps = taps};
+    const int code = check_tokens(engine, &token, 1, error);
+    if (!code)
+        *logits = forward(engine, &token, 1, &sink);
+    return code;
+}
+
+static int batch(struct engine *engine, const uint32_t *tokens, uint32_t n, const struct batch_sink *sink,
+                 struct error *error)
+{
+    assert(n >= 1 && n <= engine->batch_width);
+    const int code = check_tokens(engine, tokens, n, error);
+    if (code)
+        return code;
+    const float *logits = forward(engine, tokens, n, sink);
+    for (uint32_t t = 0; t < n; t++)
+        sink->row(sink->context, t, logits + (size_t)t * engine->config->vocabulary);
     return 0;
 }
 
@@ -55,7 +84,7 @@ static void close_reference(struct engine *engine)
     free(engine);
 }
 
-static const struct engine_class reference_class = {"reference", reset, step, save, load, close_reference};
+static const struct engine_class reference_class = {"reference", reset, step, save, load, close_reference, batch};
 
 int reference_open(struct engine **engine, const struct model *model, const struct reference_options *options,
                    struct error *error)
@@ -78,6 +107,7 @@ int reference_open(struct engine **engine, const struct model *model, const stru
     opened->engine = (struct engine){.class = &reference_class,
                                      .config = &model->config,
                                      .capacity = options->capacity,
+                                     .batch_width = opened->lfm2->width,
                                      .name = options->name,
                                      .device = "cpu",
                                      .precision = "float32"};

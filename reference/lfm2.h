@@ -1,16 +1,19 @@
-// lfm2: one S=1 step of LFM2 and LFM2.5 dense in fp32 (architecture.md 2.5, 2.6), and what it remembers.
+// lfm2: the forward pass of LFM2 and LFM2.5 dense in fp32 (architecture.md 2.5, 2.6), and what it remembers. One
+// token at a time or many: the same bits.
 //
 // lfm2.c is the forward pass, lfm2_memory.c everything around it. Weights stay in the mapped files; only vectors
-// (norms, biases, the convolution's taps) are widened once. All memory is taken at open; a step allocates nothing.
+// (norms, biases, the convolution's taps) are widened once. All memory is taken at open; a pass allocates nothing.
 // Letters as in harness/model/config.h. The caller has entered the environment of harness/base/floating.h.
 #ifndef ASSAY_REFERENCE_LFM2_H
 #define ASSAY_REFERENCE_LFM2_H
 
 #include "harness/base/arena.h"
 #include "harness/model/model.h"
+#include "harness/run/engine.h"
 #include "harness/run/state.h"
-#include "harness/run/tap.h"
 #include "reference/linear.h"
+
+enum { LFM2_WIDTH = 64 }; // tokens of a pass at most
 
 // What one layer remembers, and its vectors in fp32. NULL: a layer of the other kind, or no bias.
 struct lfm2_memory {
@@ -27,22 +30,25 @@ struct lfm2 {
     const struct model *model; // borrowed
     struct linear linear;
     uint32_t capacity;          // positions
+    uint32_t width;             // tokens of a pass at most, W: the smaller of capacity and LFM2_WIDTH
     float scale;                // fl32(dh^-1/2)
     struct lfm2_memory *layers; // [L]
     const float *final_norm;    // [d]
     const float *frequencies;   // [dh/2]
-    float *cosine, *sine;       // [dh/2] of the current position
-    // activations of the current token
-    float *h, *u, *m;          // [d]: residual stream, its norm, what a mixer or feed-forward adds
-    float *bcx;                // [3 d]: B | C | x
-    float *bx, *c;             // [d]: B*x, its convolution
-    float *q, *attn;           // [Hq dh]
-    float *k, *v;              // [Hkv dh]
+    // of the pass at hand
+    uint32_t n, position;      // tokens, positions before them
+    float *cosine, *sine;      // [W, dh/2]
+    float *h, *u, *m;          // [W, d]: residual stream, its norm, what a mixer or feed-forward adds
+    float *bcx;                // [W, 3 d]: B | C | x
+    float *bx, *c;             // [W, d]: B*x, its convolution
+    float *q, *attn;           // [W, Hq dh]
+    float *k, *v;              // [W, Hkv dh]
     float *scores;             // [Hq, capacity]
     double *sums;              // [Hq, dh]
-    float *gate, *up;          // [F]
-    float *logits;             // [V]
+    float *gate, *up;          // [W, F]
+    float *logits;             // [W, V]
     struct linear_input input; // of the linear layer at hand
+    struct linear_batch batch; // the same of many tokens
 };
 
 // At most MATH_ANGLE_MAX positions (math.h). On failure *lfm2 is NULL and nothing is held.
@@ -53,9 +59,11 @@ void lfm2_close(struct lfm2 **lfm2);
 // The zero state.
 void lfm2_reset(struct lfm2 *lfm2);
 
-// The token at `position` (< capacity, that many tokens came before) -> the logits [V] of the next one, valid until
-// the next call. token < V. Logits and tapped rows hold no NaN but 0x7FC00000.
-const float *lfm2_step(struct lfm2 *lfm2, uint32_t token, uint32_t position, const struct tap_sink *taps);
+// 1 <= n <= width tokens from `position` on (that many came before; position + n <= capacity) -> the logits [n, V]
+// of the next ones, valid until the next call. Every token < V. Rows go to sink->taps only, one sink->tap_row before
+// each unless it is NULL. Logits and tapped rows hold no NaN but 0x7FC00000.
+const float *lfm2_forward(struct lfm2 *lfm2, const uint32_t *tokens, uint32_t n, uint32_t position,
+                          const struct batch_sink *sink);
 
 // The state after `position` tokens, to and from the layouts of harness/run/state.h.
 void lfm2_save(const struct lfm2 *lfm2, struct state *state);

@@ -52,29 +52,31 @@ static void open_layer(struct lfm2 *s, uint32_t i, bool *ok)
 static void open_activations(struct lfm2 *s, bool *ok)
 {
     const struct config *config = &s->model->config;
-    const uint32_t d = config->hidden, f = config->feed_forward;
+    const size_t width = s->width, d = config->hidden, f = config->feed_forward;
     const size_t n_q = (size_t)config->query_heads * config->head_width;
     const size_t n_k = (size_t)config->key_heads * config->head_width;
-    s->cosine = floats(s, config->head_width / 2, ok);
-    s->sine = floats(s, config->head_width / 2, ok);
-    s->h = floats(s, d, ok);
-    s->u = floats(s, d, ok);
-    s->m = floats(s, d, ok);
-    s->bcx = floats(s, (size_t)3 * d, ok);
-    s->bx = floats(s, d, ok);
-    s->c = floats(s, d, ok);
-    s->q = floats(s, n_q, ok);
-    s->attn = floats(s, n_q, ok);
-    s->k = floats(s, n_k, ok);
-    s->v = floats(s, n_k, ok);
+    s->cosine = floats(s, width * (config->head_width / 2), ok);
+    s->sine = floats(s, width * (config->head_width / 2), ok);
+    s->h = floats(s, width * d, ok);
+    s->u = floats(s, width * d, ok);
+    s->m = floats(s, width * d, ok);
+    s->bcx = floats(s, width * 3 * d, ok);
+    s->bx = floats(s, width * d, ok);
+    s->c = floats(s, width * d, ok);
+    s->q = floats(s, width * n_q, ok);
+    s->attn = floats(s, width * n_q, ok);
+    s->k = floats(s, width * n_k, ok);
+    s->v = floats(s, width * n_k, ok);
     s->scores = floats(s, (size_t)config->query_heads * s->capacity, ok);
     s->sums = arena_alloc(&s->arena, n_q, sizeof *s->sums);
     *ok = *ok && s->sums;
-    s->gate = floats(s, f, ok);
-    s->up = floats(s, f, ok);
-    s->logits = floats(s, config->vocabulary, ok);
-    const size_t widest = n_q > d ? n_q : d;
-    s->input.split = floats(s, linear_split_size((uint32_t)(widest > f ? widest : f)), ok);
+    s->gate = floats(s, width * f, ok);
+    s->up = floats(s, width * f, ok);
+    s->logits = floats(s, width * config->vocabulary, ok);
+    const size_t wider = n_q > d ? n_q : d;
+    const uint32_t widest = (uint32_t)(wider > f ? wider : f);
+    s->input.split = floats(s, linear_split_size(widest), ok);
+    s->batch.packed = floats(s, linear_batch_size(widest, s->width), ok);
 }
 
 int lfm2_open(struct lfm2 **lfm2, const struct model *model, const struct linear *linear, uint32_t capacity,
@@ -92,6 +94,7 @@ int lfm2_open(struct lfm2 **lfm2, const struct model *model, const struct linear
     s->model = model;
     s->linear = *linear;
     s->capacity = capacity;
+    s->width = capacity < LFM2_WIDTH ? capacity : LFM2_WIDTH;
     s->scale = math_reciprocal_sqrt(config->head_width);
     s->layers = arena_alloc(&s->arena, config->layers, sizeof *s->layers);
     ok = s->layers != NULL;

@@ -31,7 +31,7 @@ void linear_input_set(struct linear_input *input, const float *x, uint32_t n)
 
 // --- the definition
 
-static float sum_of_lanes(float acc[LINEAR_LANES])
+float linear_sum_of_lanes(float acc[LINEAR_LANES])
 {
     for (size_t half = LINEAR_LANES / 2; half >= 1; half /= 2)
         for (size_t lane = 0; lane < half; lane++)
@@ -39,8 +39,7 @@ static float sum_of_lanes(float acc[LINEAR_LANES])
     return acc[0];
 }
 
-// Elements k ... k + n - 1 of a row, widened; n <= 32, k a multiple of 32, so that they share one scale.
-static void widen(const struct weight *weight, size_t row, uint32_t k, uint32_t n, float w[LINEAR_LANES])
+void linear_widen(const struct weight *weight, size_t row, uint32_t k, uint32_t n, float w[LINEAR_LANES])
 {
     const struct weight before = {.format = weight->format, .cols = k};
     struct weight part = {.format = weight->format, .rows = 1, .cols = n};
@@ -59,11 +58,11 @@ static void rows_scalar(const struct weight *weight, const struct linear_input *
         float acc[LINEAR_LANES] = {0}, w[LINEAR_LANES];
         for (uint32_t k = 0; k < weight->cols; k += LINEAR_LANES) {
             const uint32_t left = weight->cols - k, n = left < LINEAR_LANES ? left : LINEAR_LANES;
-            widen(weight, row, k, n, w);
+            linear_widen(weight, row, k, n, w);
             for (uint32_t lane = 0; lane < n; lane++)
                 acc[lane] = fmaf(w[lane], input->x[k + lane], acc[lane]);
         }
-        y[row] = sum_of_lanes(acc);
+        y[row] = linear_sum_of_lanes(acc);
     }
 }
 
@@ -71,7 +70,7 @@ void linear_tail(const struct weight *weight, size_t row, bool split, float tail
 {
     const uint32_t n = weight->cols % LINEAR_LANES;
     float w[LINEAR_LANES];
-    widen(weight, row, weight->cols - n, n, w);
+    linear_widen(weight, row, weight->cols - n, n, w);
     for (size_t lane = 0; lane < LINEAR_LANES; lane++)
         tail[split ? linear_split_lane(lane) : lane] = lane < n ? w[lane] : -0.0f;
 }
@@ -105,8 +104,7 @@ const struct linear_kernel linear_kernels[] = {
     {NULL, WEIGHT_NONE, ISA_SCALAR, NULL},
 };
 
-// Does choosing `isa` allow kernels of `kernel`? The x86 sets contain one another.
-static bool includes(enum isa isa, enum isa kernel)
+bool linear_isa_includes(enum isa isa, enum isa kernel)
 {
     return kernel == ISA_SCALAR || kernel == isa || (isa == ISA_AVX512 && kernel == ISA_AVX2);
 }
@@ -115,8 +113,9 @@ void linear_open(struct linear *linear, enum isa isa, struct pool *pool)
 {
     memset(linear, 0, sizeof *linear);
     linear->pool = pool;
+    linear->tile = linear_tile_best(isa);
     for (const struct linear_kernel *kernel = linear_kernels; kernel->name; kernel++)
-        if (includes(isa, kernel->isa) && isa_available(kernel->isa))
+        if (linear_isa_includes(isa, kernel->isa) && isa_available(kernel->isa))
             linear->rows[kernel->format] = kernel->rows;
 }
 
@@ -127,6 +126,8 @@ struct job {
     const struct weight *weight;
     const float *bias;
     const struct linear_input *input;
+    const struct linear_tile *tile;
+    const struct linear_batch *batch;
     float *y;
 };
 
@@ -143,9 +144,27 @@ void linear_run(const struct linear *linear, const struct weight *weight, const 
                 const struct linear_input *input, float *y)
 {
     assert(weight->format != WEIGHT_NONE && input->n == weight->cols);
-    struct job job = {linear->rows[weight->format], weight, bias, input, y};
+    struct job job = {.rows = linear->rows[weight->format], .weight = weight, .bias = bias, .input = input, .y = y};
     const size_t grain = 1 + MULTIPLICATIONS_PER_RANGE / ((size_t)weight->cols + 1);
     profile_begin(linear->profile);
     pool_run(linear->pool, weight->rows, grain, run_rows, &job);
     profile_end(linear->profile, weight);
+}
+
+static void run_tiles(void *context, size_t first, size_t end)
+{
+    const struct job *job = context;
+    linear_tile_rows(job->tile, job->weight, job->batch, first, end, job->y);
+    for (uint32_t t = 0; job->bias && t < job->batch->tokens; t++)
+        for (size_t row = first; row < end; row++)
+            job->y[(size_t)t * job->weight->rows + row] += job->bias[row];
+}
+
+void linear_run_batch(const struct linear *linear, const struct weight *weight, const float *bias,
+                      const struct linear_batch *batch, float *y)
+{
+    assert(weight->format != WEIGHT_NONE && batch->n == weight->cols);
+    struct job job = {.tile = linear->tile, .weight = weight, .bias = bias, .batch = batch, .y = y};
+    const size_t blocks = MULTIPLICATIONS_PER_RANGE / ((size_t)weight->cols * batch->tokens * LINEAR_BLOCK_ROWS);
+    pool_run(linear->pool, weight->rows, (1 + blocks) * LINEAR_BLOCK_ROWS, run_tiles, &job);
 }

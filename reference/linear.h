@@ -16,6 +16,7 @@
 #include "harness/base/pool.h"
 #include "harness/model/model.h"
 #include "harness/run/profile.h"
+#include "reference/linear_tile.h"
 
 enum { LINEAR_LANES = 32, LINEAR_FORMATS = WEIGHT_Q4 + 1 };
 
@@ -49,7 +50,8 @@ extern const struct linear_kernel linear_kernels[];
 // What a forward pass calls: one kernel for each format, and the threads to split rows over.
 struct linear {
     linear_fn rows[LINEAR_FORMATS];
-    struct pool *pool; // borrowed; NULL: one thread
+    const struct linear_tile *tile;     // for many tokens
+    struct pool *pool;                  // borrowed; NULL: one thread
     const struct profile_hook *profile; // borrowed; NULL: none
 };
 
@@ -59,5 +61,8 @@ void linear_open(struct linear *linear, enum isa isa, struct pool *pool);
 // y [rows] = W x, then + bias [rows] (one addition per output) unless bias is NULL. Small matrices run on the caller.
 void linear_run(const struct linear *linear, const struct weight *weight, const float *bias,
                 const struct linear_input *input, float *y);
+// The same for every token of a batch; y [tokens, rows].
+void linear_run_batch(const struct linear *linear, const struct weight *weight, const float *bias,
+                      const struct linear_batch *batch, float *y);
 
 #endif

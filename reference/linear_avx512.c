@@ -3,7 +3,9 @@
 
 #include "reference/linear_kernels.h"
 
-enum { REGISTERS = 2 };
+// One row at a time is one stream from memory, the fastest way to read it, as long as x stays in the nearest cache.
+// Rows of more than CACHED inputs are taken together, so that x is fetched once for all of them.
+enum { REGISTERS = 2, ROWS = 8, CACHED = 4096 };
 
 // Elements k ... k+31 of a row, widened, in the order of the kernel's x.
 typedef void (*widen_fn)(const struct weight *weight, size_t row, size_t k, __m512 w[REGISTERS]);
@@ -91,25 +93,48 @@ LINEAR_INLINE void accumulate(__m512 acc[REGISTERS], const __m512 w[REGISTERS], 
     acc[1] = _mm512_fmadd_ps(w[1], _mm512_loadu_ps(x + 16), acc[1]);
 }
 
+// The whole blocks of `n` rows: together, since each x then serves all of them.
+LINEAR_INLINE void add_rows(widen_fn widen, const struct weight *weight, size_t first, size_t n, const float *x,
+                            __m512 acc[ROWS][REGISTERS])
+{
+    const size_t whole = weight->cols - weight->cols % LINEAR_LANES;
+    for (size_t r = 0; r < n; r++)
+        acc[r][0] = acc[r][1] = _mm512_setzero_ps();
+    for (size_t k = 0; k < whole; k += LINEAR_LANES)
+        for (size_t r = 0; r < n; r++) {
+            __m512 w[REGISTERS];
+            widen(weight, first + r, k, w);
+            accumulate(acc[r], w, x + k);
+        }
+}
+
+LINEAR_INLINE float finish(bool split, const struct weight *weight, const struct linear_input *input, size_t row,
+                           __m512 acc[REGISTERS])
+{
+    const size_t whole = weight->cols - weight->cols % LINEAR_LANES;
+    if (whole < weight->cols) {
+        float tail[LINEAR_LANES];
+        linear_tail(weight, row, split, tail);
+        const __m512 w[REGISTERS] = {_mm512_loadu_ps(tail), _mm512_loadu_ps(tail + 16)};
+        accumulate(acc, w, split ? input->split + whole : input->tail);
+    }
+    return split ? sum_split(acc) : sum_natural(acc);
+}
+
 LINEAR_INLINE void run(widen_fn widen, bool split, const struct weight *weight, const struct linear_input *input,
                        size_t first, size_t end, float *y)
 {
-    const size_t whole = weight->cols - weight->cols % LINEAR_LANES;
     const float *x = split ? input->split : input->x;
-    for (size_t row = first; row < end; row++) {
-        __m512 acc[REGISTERS] = {_mm512_setzero_ps(), _mm512_setzero_ps()}, w[REGISTERS];
-        for (size_t k = 0; k < whole; k += LINEAR_LANES) {
-            widen(weight, row, k, w);
-            accumulate(acc, w, x + k);
-        }
-        if (whole < weight->cols) {
-            float tail[LINEAR_LANES];
-            linear_tail(weight, row, split, tail);
-            w[0] = _mm512_loadu_ps(tail);
-            w[1] = _mm512_loadu_ps(tail + 16);
-            accumulate(acc, w, split ? x + whole : input->tail);
-        }
-        y[row] = split ? sum_split(acc) : sum_natural(acc);
+    size_t row = first;
+    __m512 acc[ROWS][REGISTERS];
+    for (; weight->cols > CACHED && row + ROWS <= end; row += ROWS) {
+        add_rows(widen, weight, row, ROWS, x, acc);
+        for (size_t r = 0; r < ROWS; r++)
+            y[row + r] = finish(split, weight, input, row + r, acc[r]);
+    }
+    for (; row < end; row++) {
+        add_rows(widen, weight, row, 1, x, acc);
+        y[row] = finish(split, weight, input, row, acc[0]);
     }
 }
 

@@ -20,6 +20,13 @@ static inline size_t linear_split_lane(size_t lane)
     return lane / 2 + lane % 2 * (LINEAR_LANES / 2);
 }
 
+// Elements k ... k + n - 1 of a row, widened; n <= 32, k a multiple of 32, so that they share one scale.
+void linear_widen(const struct weight *weight, size_t row, uint32_t k, uint32_t n, float w[LINEAR_LANES]);
+// The tree. acc is overwritten.
+float linear_sum_of_lanes(float acc[LINEAR_LANES]);
+// Does choosing `isa` allow kernels of `kernel`? The x86 sets contain one another.
+bool linear_isa_includes(enum isa isa, enum isa kernel);
+
 // The last cols mod 32 elements of a row, widened, then -0: with x = +0 there, fma(-0, +0, acc) leaves every acc as
 // it is, -0, Inf and NaN included. Natural or split order.
 void linear_tail(const struct weight *weight, size_t row, bool split, float tail[LINEAR_LANES]);
@@ -37,6 +44,17 @@ LINEAR_KERNEL(linear_f16_avx512);
 LINEAR_KERNEL(linear_bf16_avx512);
 LINEAR_KERNEL(linear_q8_avx512);
 LINEAR_KERNEL(linear_q4_avx512);
+
+void linear_widen_avx2(const struct weight *weight, size_t row, uint32_t k, uint32_t n, uint32_t r, uint32_t blocks,
+                       float *w);
+void linear_multiply_avx2(const float *w, const float *x, uint32_t blocks, float *lanes,
+                          const struct linear_ahead *ahead);
+void linear_sum_avx2(const float *lanes, uint32_t n, float *y);
+void linear_widen_avx512(const struct weight *weight, size_t row, uint32_t k, uint32_t n, uint32_t r, uint32_t blocks,
+                       float *w);
+void linear_multiply_avx512(const float *w, const float *x, uint32_t blocks, float *lanes,
+                          const struct linear_ahead *ahead);
+void linear_sum_avx512(const float *lanes, uint32_t n, float *y);
 #elif defined(__aarch64__)
 LINEAR_KERNEL(linear_f32_neon);
 LINEAR_KERNEL(linear_f16_neon);

@@ -30,7 +30,7 @@ struct variant {
     float ripple;          // +- this to every logit of the row, by the id's parity
     float state_add;
     const char *weights;
-    bool again_differs;
+    const char *differs; // a purpose
 };
 
 static float reference_logit(uint32_t t, uint32_t id)
@@ -65,7 +65,7 @@ static void write_trace(const struct variant *variant, const char *purpose, uint
             row[variant->id] += variant->add;
         for (uint32_t id = 0; id < V && first + t == variant->row; id++)
             row[id] += id % 2 ? variant->ripple : -variant->ripple;
-        if (variant->again_differs && purpose && !strcmp(purpose, "again"))
+        if (variant->differs && purpose && !strcmp(purpose, variant->differs))
             row[3] += 0.5f;
         trace_put(writer, t, token_at(first + t), row);
     }
@@ -299,11 +299,30 @@ Test(compare, states_are_measured_against_reference_and_expected)
 Test(compare, a_second_run_that_differs_shows)
 {
     struct variant variant = plain;
-    variant.again_differs = true;
+    variant.differs = "again";
     write_arm(&variant);
     struct comparison *c = compared();
     for (size_t i = 0; i < c->n_rows; i++)
         cr_assert_eq(c->rows[i].equal, c->rows[i].check == CHECK_DETERMINISM ? 0 : c->rows[i].rows);
+    compare_close(&c);
+}
+
+Test(compare, a_batch_that_differs_shows_and_an_engine_without_batches_misses_nothing)
+{
+    const char *seed = "zero";
+    struct variant variant = plain;
+    variant.differs = "batch";
+    write_arm(&variant);
+    struct comparison *c = compared();
+    cr_assert_eq(c->n_missing, 0);
+    cr_assert_eq(c->n_rows, 2);
+    compare_close(&c);
+    write_trace(&variant, "batch", 0, N + ROLLOUT, ROLLOUT, seed);
+    write_trace(&variant, "chunk", 0, N + ROLLOUT, ROLLOUT, seed);
+    c = compared();
+    cr_assert_eq(c->n_rows, 4);
+    for (size_t i = 0; i < c->n_rows; i++)
+        cr_assert_eq(c->rows[i].equal, c->rows[i].way && !strcmp(c->rows[i].way, "batch") ? 0 : c->rows[i].rows);
     compare_close(&c);
 }
 

@@ -29,7 +29,8 @@ enum flaw {
     RESET_KEEPS_CONV,
     NAN_ROW,
     EQUAL_ROW,
-    INFINITE_ROW
+    INFINITE_ROW,
+    BATCH_SEES_LATER // the first row of a batch is computed with its second token in sight
 };
 
 struct fake {
@@ -39,7 +40,7 @@ struct fake {
     uint32_t conv;             // hash of all tokens, below 2^24: exact in a float
     uint32_t tokens[CAPACITY]; // the keys
     float logits[V];
-    uint64_t steps;
+    uint64_t steps, calls; // calls: of batch
 };
 
 static void fake_reset(struct engine *engine)
@@ -111,7 +112,28 @@ static void fake_close(struct engine *engine)
     (void)engine;
 }
 
-static const struct engine_class fake_class = {"fake", fake_reset, fake_step, fake_save, fake_load, fake_close};
+static int fake_batch(struct engine *engine, const uint32_t *tokens, uint32_t n, const struct batch_sink *sink,
+                      struct error *error)
+{
+    struct fake *fake = (struct fake *)engine;
+    for (uint32_t t = 0; t < n; t++) {
+        const float *logits;
+        if (sink->taps)
+            sink->tap_row(sink->context, t);
+        const int code = fake_step(engine, tokens[t], sink->taps, &logits, error);
+        if (code)
+            return code;
+        if (fake->flaw == BATCH_SEES_LATER && n > 1 && t == 0)
+            fake->logits[tokens[1]] += 1.0f;
+        sink->row(sink->context, t, logits);
+    }
+    fake->calls++;
+    return 0;
+}
+
+static const struct engine_class fake_class = {"fake", fake_reset, fake_step, fake_save, fake_load, fake_close, NULL};
+static const struct engine_class fake_batch_class = {"fake",    fake_reset, fake_step, fake_save,
+                                                     fake_load, fake_close, fake_batch};
 
 static struct fake fake_make(enum flaw flaw)
 {
@@ -123,6 +145,15 @@ static struct fake fake_make(enum flaw flaw)
                                     .precision = "float32"},
                          .flaw = flaw,
                          .flawed_position = UINT32_MAX};
+}
+
+// The same with batches of at most 5 tokens.
+static inline struct fake fake_batching(enum flaw flaw)
+{
+    struct fake fake = fake_make(flaw);
+    fake.engine.class = &fake_batch_class;
+    fake.engine.batch_width = 5;
+    return fake;
 }
 
 #endif

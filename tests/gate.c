@@ -392,6 +392,10 @@ Test(gate, a_second_run_must_give_the_same_bits)
     bench.rows[0].equal++;
     bench.rows[1].state_equal = false;
     expect(CHECK_PATHS, VERDICT_FAIL, 1);
+    cr_assert_not(strstr(line(CHECK_PATHS)->detail, "batch"));
+    bench.rows[1].way = "batch";
+    expect(CHECK_PATHS, VERDICT_FAIL, 1);
+    cr_assert(strstr(line(CHECK_PATHS)->detail, "batch gives"), "%s", line(CHECK_PATHS)->detail);
     bench.input.kind = ENGINE_EXEC; // a foreign engine may round otherwise on another path, but not flip
     expect(CHECK_PATHS, VERDICT_PASS, 0);
     bench.rows[0].equal--;

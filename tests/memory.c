@@ -110,7 +110,7 @@ static long anonymous_kilobytes(void)
     return kilobytes;
 }
 
-static void expect_small(bool reference)
+static void expect_small(bool reference, long limit)
 {
     if (SANITIZED)
         cr_skip_test("memory of a sanitized program says nothing");
@@ -119,20 +119,22 @@ static void expect_small(bool reference)
     run(engine, CAPACITY);
     const long grown = anonymous_kilobytes() - before;
     cr_assert(before > 0);
-    // The checkpoint has 7,600 KB. KV of 64 positions 100 KB, logits and rows 50 KB, widened norms 15 KB; pages and
-    // the allocator double that at most. One widened copy of the weights alone would be 15,000 KB.
-    cr_assert(grown <= 1000, "%ld KB of anonymous memory", grown);
+    // The checkpoint has 7,600 KB; one widened copy of the weights alone would be 15,000 KB.
+    cr_assert(grown <= limit, "%ld KB of anonymous memory", grown);
     engine->class->close(engine);
 }
 
 Test(memory, a_reference_run_does_not_copy_the_weights)
 {
-    expect_small(true);
+    // The runtime's, and rows for a batch of 64 tokens: logits 1,024 KB, activations 760 KB, packed inputs 512 KB.
+    expect_small(true, 4000);
 }
 
 Test(memory, a_runtime_run_does_not_copy_the_weights)
 {
-    expect_small(false);
+    // KV of 64 positions 100 KB, logits and rows 50 KB, widened norms 15 KB; pages and the allocator double that at
+    // most.
+    expect_small(false, 1000);
 }
 
 static void expect_no_allocation(bool reference)

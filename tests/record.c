@@ -272,6 +272,77 @@ Test(record, an_engine_that_keeps_a_state_over_reset_is_another_the_second_time)
     trace_close(&again);
 }
 
+// --- many tokens a call
+
+Test(record, a_reference_in_batches_leaves_the_rows_and_states_of_steps)
+{
+    static const char *const purposes[] = {NULL, "prefix", "seeded"};
+    struct fake fake = fake_make(HEALTHY), batching = fake_batching(HEALTHY);
+    struct record steps = record_of(true), batches = record_of(true);
+    batches.directory = candidate_directory;
+    batches.chunk = RECORD_BATCH;
+    record_ok(&steps, &fake);
+    record_ok(&batches, &batching);
+    // 9 tokens: 5 up to the branch, 3, and the last one as a step, since tokens are generated from its row; 4 seeded;
+    // the short case
+    cr_expect_eq(batching.calls, 4u);
+    cr_expect_eq(batching.steps, fake.steps);
+    for (size_t i = 0; i < 3; i++) {
+        struct trace *a = read(reference_directory, "long", purposes[i]);
+        struct trace *b = read(candidate_directory, "long", purposes[i]);
+        cr_assert_eq(a->n, b->n);
+        cr_expect(!memcmp(a->tokens, b->tokens, a->n * sizeof *a->tokens));
+        cr_expect(equal_rows(a, 0, b, 0, a->n), "%s", purposes[i] ? purposes[i] : "whole");
+        cr_expect(equal_states(a, b), "%s", purposes[i] ? purposes[i] : "whole");
+        cr_expect_str_eq(a->contract.mode, "s1");
+        cr_expect_str_eq(b->contract.mode, "batch");
+        trace_close(&a);
+        trace_close(&b);
+    }
+}
+
+static void expect_second_runs(enum flaw flaw, bool equal)
+{
+    static const struct {
+        const char *purpose, *mode;
+    } ways[] = {{"batch", "batch"}, {"chunk", "chunk:7"}};
+    struct fake fake = fake_make(HEALTHY), candidate = fake_batching(flaw);
+    const struct record reference_record = record_of(true), record = record_of(false);
+    record_ok(&reference_record, &fake);
+    record_ok(&record, &candidate);
+    cr_expect_eq(candidate.steps, record_positions(&record, &suite, &candidate.engine));
+    struct trace *whole = read(candidate_directory, "long", NULL);
+    cr_expect_str_eq(whole->contract.mode, "s1");
+    for (size_t i = 0; i < 2; i++) {
+        struct trace *trace = read(candidate_directory, "long", ways[i].purpose);
+        cr_expect_str_eq(trace->contract.mode, ways[i].mode);
+        cr_expect_eq(trace->n, whole->n);
+        cr_expect_eq(equal_rows(whole, 0, trace, 0, trace->n), equal, "%s", ways[i].purpose);
+        trace_close(&trace);
+    }
+    trace_close(&whole);
+}
+
+Test(record, a_candidate_with_batches_is_run_in_both_ways_for_paths)
+{
+    expect_second_runs(HEALTHY, true);
+}
+
+Test(record, a_batch_that_sees_a_later_token_leaves_other_rows)
+{
+    expect_second_runs(BATCH_SEES_LATER, false);
+}
+
+Test(record, batches_of_an_engine_that_has_none_are_refused)
+{
+    struct error error = {0};
+    struct fake fake = fake_make(HEALTHY);
+    struct record record = record_of(true);
+    record.chunk = 3;
+    cr_expect_eq(record_suite(&record, &suite, &fake.engine, &error), ERROR_USAGE);
+    cr_expect(strstr(error.text, "one token at a time") && strstr(error.text, "chunk:3"), "%s", error.text);
+}
+
 // --- what is asked for
 
 Test(record, only_what_is_asked_for_runs_and_every_step_is_announced)
@@ -280,7 +351,7 @@ Test(record, only_what_is_asked_for_runs_and_every_step_is_announced)
     struct fake fake = fake_make(HEALTHY);
     const struct record all = record_of(true);
     record_ok(&all, &fake);
-    cr_expect_eq(fake.steps, record_positions(&all, &suite));
+    cr_expect_eq(fake.steps, record_positions(&all, &suite, &fake.engine));
     cr_expect_eq(fake.steps, 15 + 4 + 1); // whole with prefix on the way, seeded; the short case
     const struct {
         enum check check;
@@ -305,7 +376,7 @@ Test(record, only_what_is_asked_for_runs_and_every_step_is_announced)
             cr_expect_eq(exists(candidate_directory, "long", purposes[j]), expected[i].files[j], "row %zu file %zu",
                          i, j);
         cr_expect_eq(candidate.steps, expected[i].steps, "row %zu", i);
-        cr_expect_eq(record_positions(&record, &suite), expected[i].steps, "row %zu", i);
+        cr_expect_eq(record_positions(&record, &suite, &candidate.engine), expected[i].steps, "row %zu", i);
     }
 }
 
@@ -317,7 +388,7 @@ Test(record, the_reference_runs_a_prefix_alone_when_no_whole_run_is_asked_for)
     record.checks[CHECK_SEEDED] = true;
     record_ok(&record, &fake);
     cr_expect_eq(fake.steps, 5 + 4);
-    cr_expect_eq(record_positions(&record, &suite), 5 + 4);
+    cr_expect_eq(record_positions(&record, &suite, &fake.engine), 5 + 4);
     cr_expect(exists(reference_directory, "long", "prefix"));
     cr_expect_not(exists(reference_directory, "long", NULL));
 }

@@ -251,6 +251,46 @@ Test(reference_linear, every_kernel_gives_the_bits_of_the_scalar_definition)
         cr_skip_test("this machine has only the scalar kernels");
 }
 
+// Kernels take long rows together, and what is left of them one at a time.
+Test(reference_linear, long_rows_give_the_bits_of_the_scalar_definition)
+{
+    enum { MANY = 19, LONG = 4133 };
+    uint64_t random = seed();
+    static uint32_t w[MANY * LONG];
+    static uint16_t scale[MANY * (4128 / 32)];
+    static float x[LONG], split[LONG + 32], expected[MANY], y[MANY];
+    for (const struct linear_kernel *kernel = linear_kernels; kernel->name; kernel++) {
+        const bool quantized = kernel->format == WEIGHT_Q8 || kernel->format == WEIGHT_Q4;
+        const bool halves = kernel->format == WEIGHT_F16 || kernel->format == WEIGHT_BF16;
+        if (!isa_available(kernel->isa))
+            continue;
+        for (size_t i = 0; i < MANY * LONG; i++) {
+            const float value = uniform(&random), other = uniform(&random);
+            const uint32_t high = kernel->format == WEIGHT_F16 ? half_from_float(value) : float_to_bits(value) >> 16;
+            const uint32_t low = kernel->format == WEIGHT_F16 ? half_from_float(other) : float_to_bits(other) >> 16;
+            w[i] = quantized ? (uint32_t)next(&random) : halves ? high << 16 | low : float_to_bits(value);
+        }
+        for (size_t i = 0; i < sizeof scale / sizeof *scale; i++)
+            scale[i] = half_from_float(0.01f * uniform(&random));
+        for (size_t i = 0; i < LONG; i++)
+            x[i] = uniform(&random);
+        const struct weight weight = {.name = "w",
+                                      .format = kernel->format,
+                                      .rows = MANY,
+                                      .cols = quantized ? 4128 : LONG,
+                                      .data = w,
+                                      .scale = quantized ? scale : NULL,
+                                      .block = quantized ? 32 : 0};
+        struct linear_input input = {.split = split};
+        linear_input_set(&input, x, weight.cols);
+        definition(kernel->format)(&weight, &input, 0, MANY, expected);
+        kernel->rows(&weight, &input, 0, MANY, y);
+        for (size_t row = 0; row < MANY; row++)
+            cr_expect_eq(float_to_bits(y[row]), float_to_bits(expected[row]), "%s %s: row %zu: %a, expected %a",
+                         weight_format_name(kernel->format), kernel->name, row, (double)y[row], (double)expected[row]);
+    }
+}
+
 // --- kernels that are wrong on purpose
 
 static float tree(float acc[LINEAR_LANES])

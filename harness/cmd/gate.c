@@ -23,6 +23,7 @@ static const struct option gate_options[] = {
     {"policy", "FILE", "the limits (default: policies/release.json)"},
     {"engine", "NAME", "int8 (default), fp16, expected, dequant, or trace:DIR with one CASE.safetensors a case"},
     {"checks", "LIST", "only these of the suite's checks, separated by commas"},
+    {"mode", "MODE", "how the reference runs: batch (default), chunk:N or s1; the same bits"},
     {"out", "DIR", "write report.json, report.txt, positions.csv and junit.xml there"},
     {"keep-traces", NULL, "keep every trace under OUT/traces"},
     {"fault", "NAME", "plant a fault in the int8 runtime, to see this gate catch it"},
@@ -184,7 +185,7 @@ static int plan_arm(struct gate_run *run, enum arm_kind kind, struct recording_a
     bool *checks = arm->record.checks;
     memcpy(checks, run->asked, sizeof run->asked);
     if (is_reference)
-        return 0;
+        return options_mode(run->options, RECORD_BATCH, &arm->record.chunk, error);
     if (!is_candidate)
         checks[CHECK_DETERMINISM] = checks[CHECK_PATHS] = false;
     if (!is_candidate && kind == ARM_KIND_EXPECTED)

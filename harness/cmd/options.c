@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "harness/base/pool.h"
+#include "harness/run/record.h"
 
 static const struct option common[] = {
     {"threads", "N", "threads; the bits do not depend on it (default: all cores)"},
@@ -184,6 +185,25 @@ static void print_options(const struct option *option)
                  option->argument ? option->argument : "");
         printf("  %-22s %s\n", left, option->help);
     }
+}
+
+int options_mode(const struct options *options, uint32_t otherwise, uint32_t *chunk, struct error *error)
+{
+    const char *mode = options_text(options, "mode");
+    *chunk = otherwise;
+    if (!mode)
+        return 0;
+    if (!strcmp(mode, "s1") || !strcmp(mode, "batch")) {
+        *chunk = mode[0] == 's' ? 1 : RECORD_BATCH;
+        return 0;
+    }
+    char *end = NULL;
+    const bool counted = !strncmp(mode, "chunk:", 6) && mode[6] >= '1' && mode[6] <= '9' && strlen(mode) <= 15;
+    const unsigned long n = counted ? strtoul(mode + 6, &end, 10) : 0;
+    if (!n || *end || n >= RECORD_BATCH)
+        return error_set(error, ERROR_USAGE, "--mode %s: expected s1, batch or chunk:N with N of 1 or more", mode);
+    *chunk = (uint32_t)n;
+    return 0;
 }
 
 void options_help(const struct command *command)

@@ -6,6 +6,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "harness/base/arena.h"
 #include "harness/base/error.h"
@@ -56,6 +57,9 @@ size_t options_all(struct options *options, const char *name, const char ***valu
 // --NAME as a whole number in [low, high]; `otherwise` when not given.
 int options_number(const struct options *options, const char *name, long low, long high, long otherwise, long *out,
                    struct error *error);
+
+// --mode: given tokens a call, as struct record says. ERROR_USAGE for anything but s1, batch and chunk:N, N >= 1.
+int options_mode(const struct options *options, uint32_t otherwise, uint32_t *chunk, struct error *error);
 
 void options_help(const struct command *command); // to standard output
 

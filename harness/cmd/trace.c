@@ -20,7 +20,7 @@ static const struct option trace_options[] = {
     {"out", "FILE", "the trace to write (safetensors, assay-trace/1)"},
     {"engine", "NAME", "reference (default for a checkpoint), int8 (default for a bundle), fp16, expected, dequant"},
     {"bundle", "DIR", "a bundle of MODEL, for the engines that need both"},
-    {"mode", "MODE", "s1: one token a step"},
+    {"mode", "MODE", "s1 (default): one token a step; batch or chunk:N: many, the same bits (reference and dequant)"},
     {"taps", "LEVEL", "none (default), layers or all: intermediate values"},
     {"state", NULL, "also the state after the last token"},
     {"from", "TRACE", "start from the state in this trace"},
@@ -185,7 +185,9 @@ static int trace_engine(struct trace_run *run, const char *out, struct error *er
                                                                                              : run->bundle;
     if (!code && kind != ARM_KIND_REFERENCE)
         code = subject_bundle_contract(&run->arena, bundle, &run->contract, error);
-    const struct record record = {.contract = run->contract, .logits = arms_logits(&run->arms, kind), .quiet = options->quiet};
+    struct record record = {.contract = run->contract, .logits = arms_logits(&run->arms, kind), .quiet = options->quiet};
+    if (!code)
+        code = options_mode(options, 1, &record.chunk, error);
     if (!code)
         code = record_run(&record, &request, engine, out, error);
     engine_close(&engine);
@@ -195,11 +197,9 @@ static int trace_engine(struct trace_run *run, const char *out, struct error *er
 static int run_trace(const struct options *options, struct error *error)
 {
     struct trace_run run = {.options = options};
-    const char *out = options_text(options, "out"), *mode = options_text(options, "mode"), *math = options_text(options, "math");
+    const char *out = options_text(options, "out"), *math = options_text(options, "math");
     if (!out)
         return error_set(error, ERROR_USAGE, "expected --out FILE, the trace to write");
-    if (mode && strcmp(mode, "s1"))
-        return error_set(error, ERROR_USAGE, "--mode %s: this version runs s1 (one token a step)", mode);
     if (math && strcmp(math, "exact") && strcmp(math, "f64"))
         return error_set(error, ERROR_USAGE, "--math %s: expected exact or f64", math);
     files_guard_signals(options->line);

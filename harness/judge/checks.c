@@ -432,7 +432,7 @@ static void judge_second_run(struct judging *j, enum check check, const char *wh
     remark(j, PRINT(j, "%s: rows and end states %s", what, own ? "bit-equal" : "without a real flip"));
     if (bad)
         rule(j, VERDICT_FAIL, PRINT(j, "%s: %s gives %" PRIu32 " of %" PRIu32 " rows equal, %" PRIu32 " real flips, end states "
-                                    "%s", case_id(j, bad->case_index), what, bad->equal, bad->rows, bad->real_flips,
+                                    "%s", case_id(j, bad->case_index), bad->way ? bad->way : what, bad->equal, bad->rows, bad->real_flips,
                                     !bad->has_state ? "absent" : bad->state_equal ? "equal" : "different"));
     if (compared == 0 || compared < j->comparison->declared[check])
         rule(j, VERDICT_NOT_RUN, PRINT(j, "compared %" PRIu64 " of %" PRIu64 " rows", compared, j->comparison->declared[check]));
@@ -445,7 +445,12 @@ static void check_determinism(struct judging *j)
 
 static void check_paths(struct judging *j)
 {
-    judge_second_run(j, CHECK_PATHS, "S=1 saved and restored");
+    bool batched = false;
+    for (size_t i = 0; i < j->comparison->n_rows; i++) {
+        const char *way = j->comparison->rows[i].way;
+        batched = batched || (way && !strcmp(way, "batch"));
+    }
+    judge_second_run(j, CHECK_PATHS, batched ? "S=1, batch, chunks, saved and restored" : "S=1 saved and restored");
 }
 
 static void (*const judges[CHECK_COUNT])(struct judging *) = {

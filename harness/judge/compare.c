@@ -104,9 +104,10 @@ static int compare_whole(struct measuring *m, struct error *error)
         if (!code)
             code = measure_whole(m, &joined, error);
         if (!code && asked[CHECK_DETERMINISM] && c->checks[CHECK_DETERMINISM])
-            code = measure_second_run(m, candidate, CHECK_DETERMINISM, "again", error);
-        if (!code && asked[CHECK_PATHS] && c->checks[CHECK_PATHS])
-            code = measure_second_run(m, candidate, CHECK_PATHS, "restored", error);
+            code = measure_second_run(m, candidate, CHECK_DETERMINISM, SECOND_AGAIN, error);
+        for (enum second_run way = SECOND_RESTORED; !code && way < SECOND_COUNT; way++)
+            if (asked[CHECK_PATHS] && c->checks[CHECK_PATHS])
+                code = measure_second_run(m, candidate, CHECK_PATHS, way, error);
     }
     join_close(&joined);
     return code;
@@ -142,7 +143,7 @@ static int make_room(struct measuring *m, struct error *error)
     m->room = rows;
     m->comparison->positions = arena_alloc(arena, rows, sizeof *m->comparison->positions);
     m->comparison->rollouts = arena_alloc(arena, suite->n_cases, sizeof *m->comparison->rollouts);
-    m->comparison->rows = arena_alloc(arena, 2 * suite->n_cases, sizeof *m->comparison->rows);
+    m->comparison->rows = arena_alloc(arena, SECOND_COUNT * suite->n_cases, sizeof *m->comparison->rows);
     m->comparison->missing = arena_alloc(arena, CHECK_COUNT * suite->n_cases, sizeof *m->comparison->missing);
     complete &= m->comparison->positions && m->comparison->rollouts && m->comparison->rows && m->comparison->missing;
     return complete ? 0 : error_set(error, ERROR_RUNTIME, "out of memory for %zu positions", rows);

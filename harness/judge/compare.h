@@ -75,6 +75,7 @@ struct compared_rows {          // determinism and paths: the same engine twice
     bool state_equal;           // end states bit-equal
     bool has_state;
     uint32_t real_flips;        // picks that differ with a gap over the floor
+    const char *way;            // "saved and restored", "batch", "chunks"; a second run has none
 };
 
 struct missing {                // a row or trace that the suite declares and the candidate did not give

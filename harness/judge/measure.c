@@ -212,14 +212,23 @@ int measure_seeded(struct measuring *m, const struct joined *joined, struct erro
 
 // --- the same engine twice
 
-int measure_second_run(struct measuring *m, const struct trace *whole, enum check check, const char *purpose, struct error *error)
+int measure_second_run(struct measuring *m, const struct trace *whole, enum check check, enum second_run way,
+                       struct error *error)
 {
+    static const struct {
+        const char *purpose, *way;
+    } runs[SECOND_COUNT] = {[SECOND_AGAIN] = {"again", NULL},
+                            [SECOND_RESTORED] = {"restored", "saved and restored"},
+                            [SECOND_BATCH] = {"batch", "batch"},
+                            [SECOND_CHUNK] = {"chunk", "chunks"}};
     struct comparison *comparison = m->comparison;
     const char *path = record_path(&comparison->arena, m->request->arms[ARM_CANDIDATE],
-                                   m->request->suite->cases[m->case_index].id, purpose);
+                                   m->request->suite->cases[m->case_index].id, runs[way].purpose);
     if (!path)
         return error_set(error, ERROR_RUNTIME, "out of memory");
     if (!file_exists(path)) {
+        if (way == SECOND_BATCH || way == SECOND_CHUNK)
+            return 0;
         comparison->declared[check] += 1;
         measure_missing(m, check, 1, "the second run was not recorded");
         return 0;
@@ -236,7 +245,7 @@ int measure_second_run(struct measuring *m, const struct trace *whole, enum chec
         trace_close(&second);
         return code;
     }
-    struct compared_rows rows = {.case_index = m->case_index, .check = check, .rows = second->n};
+    struct compared_rows rows = {.case_index = m->case_index, .check = check, .rows = second->n, .way = runs[way].way};
     const size_t bytes = comparison->vocabulary * sizeof(float);
     for (uint32_t t = 0; t < second->n; t++) {
         const float *one = trace_logits(whole, start + t, m->reference_row);

@@ -23,8 +23,10 @@ struct measuring {
 int measure_whole(struct measuring *m, const struct joined *joined, struct error *error);
 // Every row of a seeded decode and the states after it.
 int measure_seeded(struct measuring *m, const struct joined *joined, struct error *error);
-// The candidate's whole run against a second run of the same tokens: `purpose` "again" or "restored".
-int measure_second_run(struct measuring *m, const struct trace *whole, enum check check, const char *purpose,
+// The candidate's whole run against another of the same tokens, as record.h names them. Engines without batches leave no
+// trace of the last two.
+enum second_run { SECOND_AGAIN, SECOND_RESTORED, SECOND_BATCH, SECOND_CHUNK, SECOND_COUNT };
+int measure_second_run(struct measuring *m, const struct trace *whole, enum check check, enum second_run way,
                        struct error *error);
 // What the suite declares and the candidate did not give.
 void measure_missing(struct measuring *m, enum check check, uint32_t rows, const char *why);

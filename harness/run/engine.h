@@ -12,6 +12,16 @@
 
 struct engine;
 
+// Where the rows of a batch go.
+struct batch_sink {
+    void *context;
+    // Row t of the batch, each once, t increasing; logits [V] are the engine's and valid during the call.
+    void (*row)(void *context, uint32_t t, const float *logits);
+    const struct tap_sink *taps; // NULL: none
+    // Told before taps->put: what follows belongs to row t. NULL when taps is.
+    void (*tap_row)(void *context, uint32_t t);
+};
+
 struct engine_class {
     const char *name; // "reference", "int8"
     // Zero state, position 0.
@@ -25,6 +35,11 @@ struct engine_class {
     // Continues from `state`. ERROR_RUNTIME when a value that is finite in fp32 overflows the engine's state dtype.
     int (*load)(struct engine *engine, const struct state *state, struct error *error);
     void (*close)(struct engine *engine);
+    // Consumes 1 <= n <= engine->batch_width tokens: rows, taps and the state after them are, bit for bit, what n
+    // calls of step would have given. Allocates nothing. Errors as step; then no token was consumed. NULL: the engine
+    // runs one token at a time.
+    int (*batch)(struct engine *engine, const uint32_t *tokens, uint32_t n, const struct batch_sink *sink,
+                 struct error *error);
 };
 
 struct engine {
@@ -32,6 +47,7 @@ struct engine {
     const struct config *config; // the owner of the model keeps it alive
     uint32_t position;           // tokens consumed since the zero state
     uint32_t capacity;           // positions this engine has room for
+    uint32_t batch_width;        // tokens that class->batch takes at once; 0 without it
     const char *name;            // as it stands in traces and reports: "reference", "int8", "fp16", "int8+fault:NAME"
     const char *device;          // "cpu"
     const char *precision;       // "float32", "float16", ...

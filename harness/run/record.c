@@ -20,10 +20,11 @@ static int path_make(struct arena *arena, const char *directory, const char *cas
 }
 
 struct purposes {
-    bool whole, prefix, seeded, again, restored;
+    bool whole, prefix, seeded, again, restored, batch;
 };
 
-static struct purposes case_purposes(const struct record *record, const struct suite_case *c)
+static struct purposes case_purposes(const struct record *record, const struct suite_case *c,
+                                     const struct engine *engine)
 {
     static const enum check of_whole_run[] = {CHECK_SWEEP, CHECK_ROLLOUT,     CHECK_FLIPS, CHECK_DISTANCE,
                                               CHECK_STATE, CHECK_DETERMINISM, CHECK_PATHS};
@@ -33,6 +34,7 @@ static struct purposes case_purposes(const struct record *record, const struct s
         .prefix = is_reference && asked[CHECK_SEEDED] && c->checks[CHECK_SEEDED],
         .again = !is_reference && asked[CHECK_DETERMINISM] && c->checks[CHECK_DETERMINISM],
         .restored = !is_reference && asked[CHECK_PATHS] && c->checks[CHECK_PATHS] && c->n + c->rollout >= 2,
+        .batch = !is_reference && asked[CHECK_PATHS] && c->checks[CHECK_PATHS] && engine->class->batch,
     };
     for (size_t i = 0; i < sizeof of_whole_run / sizeof *of_whole_run; i++)
         purposes.whole = purposes.whole || (asked[of_whole_run[i]] && c->checks[of_whole_run[i]]);
@@ -40,24 +42,25 @@ static struct purposes case_purposes(const struct record *record, const struct s
 }
 
 // All but the repetition.
-static uint64_t first_positions(const struct record *record, const struct suite_case *c)
+static uint64_t first_positions(const struct record *record, const struct suite_case *c, const struct engine *engine)
 {
-    const struct purposes purposes = case_purposes(record, c);
+    const struct purposes purposes = case_purposes(record, c, engine);
     const uint64_t total = (uint64_t)c->n + c->rollout;
     return (purposes.whole ? total : purposes.prefix ? c->n - c->seeded : 0) + (purposes.seeded ? c->seeded : 0) +
-           (purposes.restored ? total - total / 2 : 0);
+           (purposes.restored ? total - total / 2 : 0) + (purposes.batch ? 2 * total : 0);
 }
 
-uint64_t record_case_positions(const struct record *record, const struct suite_case *c)
+uint64_t record_case_positions(const struct record *record, const struct suite_case *c, const struct engine *engine)
 {
-    return first_positions(record, c) + (case_purposes(record, c).again ? (uint64_t)c->n + c->rollout : 0);
+    return first_positions(record, c, engine) +
+           (case_purposes(record, c, engine).again ? (uint64_t)c->n + c->rollout : 0);
 }
 
-uint64_t record_positions(const struct record *record, const struct suite *suite)
+uint64_t record_positions(const struct record *record, const struct suite *suite, const struct engine *engine)
 {
     uint64_t positions = 0;
     for (size_t i = 0; i < suite->n_cases; i++)
-        positions += record_case_positions(record, &suite->cases[i]);
+        positions += record_case_positions(record, &suite->cases[i], engine);
     return positions;
 }
 
@@ -105,8 +108,9 @@ static int whole_tokens(const struct record *record, const struct suite_case *c,
 static int record_whole(const struct record *record, const struct suite_case *c, struct engine *engine,
                         struct progress *progress, struct arena *arena, struct error *error)
 {
-    const struct purposes purposes = case_purposes(record, c);
-    struct run run = {.contract = &record->contract, .logits = record->logits, .state = true};
+    const struct purposes purposes = case_purposes(record, c, engine);
+    struct run run = {
+        .contract = &record->contract, .logits = record->logits, .chunk = record->chunk, .state = true};
     int status = whole_tokens(record, c, arena, &run, error);
     if (!status)
         status = path_make(arena, record->directory, c->id, NULL, &run.path, error);
@@ -128,6 +132,7 @@ static int record_whole(const struct record *record, const struct suite_case *c,
                        .from = run.branch_path,
                        .tokens = run.tokens + run.branch,
                        .n = run.n - run.branch,
+                       .chunk = record->chunk,
                        .state = true};
     status = path_make(arena, record->directory, c->id, "restored", &rest.path, error);
     return status ? status : run_record(&rest, engine, progress, error);
@@ -140,6 +145,7 @@ static int record_prefix(const struct record *record, const struct suite_case *c
                       .logits = record->logits,
                       .tokens = c->tokens,
                       .n = c->n - c->seeded,
+                      .chunk = record->chunk,
                       .state = true};
     const int status = path_make(arena, record->directory, c->id, "prefix", &run.path, error);
     return status ? status : run_record(&run, engine, progress, error);
@@ -152,11 +158,24 @@ static int record_seeded(const struct record *record, const struct suite_case *c
                       .logits = record->logits,
                       .tokens = c->tokens + (c->n - c->seeded),
                       .n = c->seeded,
+                      .chunk = record->chunk,
                       .state = true};
     const char *source = record->reference ? record->reference : record->directory;
     int status = path_make(arena, source, c->id, "prefix", &run.from, error);
     if (!status)
         status = path_make(arena, record->directory, c->id, "seeded", &run.path, error);
+    return status ? status : run_record(&run, engine, progress, error);
+}
+
+// The whole run once more, `chunk` tokens a call.
+static int record_repeated(const struct record *record, const struct suite_case *c, const char *purpose,
+                           uint32_t chunk, struct engine *engine, struct progress *progress, struct arena *arena,
+                           struct error *error)
+{
+    struct run run = {.contract = &record->contract, .logits = record->logits, .chunk = chunk, .state = true};
+    int status = whole_tokens(record, c, arena, &run, error);
+    if (!status)
+        status = path_make(arena, record->directory, c->id, purpose, &run.path, error);
     return status ? status : run_record(&run, engine, progress, error);
 }
 
@@ -172,15 +191,10 @@ static int in_case(const struct suite_case *c, int status, struct error *error)
 int record_again(const struct record *record, const struct suite_case *c, struct engine *engine,
                  struct progress *progress, struct error *error)
 {
-    if (!case_purposes(record, c).again)
+    if (!case_purposes(record, c, engine).again)
         return 0;
     struct arena arena = {0};
-    struct run run = {.contract = &record->contract, .logits = record->logits, .state = true};
-    int status = whole_tokens(record, c, &arena, &run, error);
-    if (!status)
-        status = path_make(&arena, record->directory, c->id, "again", &run.path, error);
-    if (!status)
-        status = run_record(&run, engine, progress, error);
+    const int status = record_repeated(record, c, "again", record->chunk, engine, progress, &arena, error);
     arena_close(&arena);
     return in_case(c, status, error);
 }
@@ -189,13 +203,16 @@ int record_again(const struct record *record, const struct suite_case *c, struct
 static int cache_case_make(const struct record *record, const struct suite_case *c, const struct engine *engine,
                            struct arena *arena, struct cache_case *out, struct error *error)
 {
-    const struct purposes purposes = case_purposes(record, c);
+    const struct purposes purposes = case_purposes(record, c, engine);
     *out = (struct cache_case){.contract = record->contract,
                                .tokens = c->tokens,
                                .n = c->n,
                                .rollout = purposes.whole ? c->rollout : 0,
                                .seeded = purposes.seeded ? c->seeded : 0};
-    run_contract(&out->contract, engine);
+    char *mode = arena_alloc(arena, RUN_MODE_TEXT, 1);
+    if (!mode)
+        return error_set(error, ERROR_RUNTIME, "out of memory");
+    run_contract(&out->contract, engine, record->chunk, mode);
     int status = 0;
     if (purposes.whole)
         status = path_make(arena, record->directory, c->id, NULL, &out->paths[CACHE_WHOLE], error);
@@ -209,7 +226,7 @@ static int cache_case_make(const struct record *record, const struct suite_case 
 static int record_anew(const struct record *record, const struct suite_case *c, struct engine *engine,
                        struct progress *progress, struct arena *arena, struct error *error)
 {
-    const struct purposes purposes = case_purposes(record, c);
+    const struct purposes purposes = case_purposes(record, c, engine);
     int status = 0;
     if (purposes.whole)
         status = record_whole(record, c, engine, progress, arena, error);
@@ -217,6 +234,10 @@ static int record_anew(const struct record *record, const struct suite_case *c, 
         status = record_prefix(record, c, engine, progress, arena, error);
     if (!status && purposes.seeded)
         status = record_seeded(record, c, engine, progress, arena, error);
+    if (!status && purposes.batch)
+        status = record_repeated(record, c, "batch", RECORD_BATCH, engine, progress, arena, error);
+    if (!status && purposes.batch)
+        status = record_repeated(record, c, "chunk", RECORD_CHUNK, engine, progress, arena, error);
     return status;
 }
 
@@ -226,10 +247,10 @@ int record_case(const struct record *record, const struct suite_case *c, struct 
     assert(c->n > 0 && (!c->checks[CHECK_SEEDED] || (c->seeded > 0 && c->seeded < c->n)));
     struct arena arena = {0};
     struct cache_case kept;
-    struct cache *cache = record->reference || !first_positions(record, c) ? NULL : record->cache;
+    struct cache *cache = record->reference || !first_positions(record, c, engine) ? NULL : record->cache;
     int status = cache ? cache_case_make(record, c, engine, &arena, &kept, error) : 0;
     if (!status && cache && cache_get(cache, &kept)) {
-        progress_step(progress, first_positions(record, c));
+        progress_step(progress, first_positions(record, c, engine));
     } else if (!status) {
         status = record_anew(record, c, engine, progress, &arena, error);
         if (!status && cache)
@@ -242,7 +263,7 @@ int record_case(const struct record *record, const struct suite_case *c, struct 
 // Case "a.again" would be the file of case "a" for another purpose.
 static int check_case_ids(const struct suite *suite, struct error *error)
 {
-    static const char *const endings[] = {".prefix", ".seeded", ".again", ".middle", ".restored"};
+    static const char *const endings[] = {".prefix", ".seeded", ".again", ".middle", ".restored", ".batch", ".chunk"};
     for (size_t i = 0; i < suite->n_cases; i++) {
         const char *id = suite->cases[i].id;
         for (size_t j = 0; j < sizeof endings / sizeof *endings; j++)
@@ -267,7 +288,7 @@ int record_suite(const struct record *record, const struct suite *suite, struct 
     if (status)
         return status;
     struct progress progress;
-    progress_start(&progress, engine->name, record_positions(record, suite), record->quiet);
+    progress_start(&progress, engine->name, record_positions(record, suite, engine), record->quiet);
     for (size_t i = 0; i < suite->n_cases && !status; i++)
         status = record_case(record, &suite->cases[i], engine, &progress, error);
     // Repetitions come last and in reverse, so that each follows work that its first run did not follow.
@@ -295,6 +316,7 @@ int record_run(const struct record *record, const struct record_run *request, st
                             .tokens = request->tokens,
                             .n = request->n,
                             .generate = request->generate,
+                            .chunk = record->chunk,
                             .taps = request->taps,
                             .state = request->state};
     struct progress progress;

@@ -9,7 +9,10 @@
 //   CASE.again.safetensors      determinism: the whole run a second time, after other work
 //   CASE.middle.safetensors     paths: the first half (rounded down) of the whole run, with the state there
 //   CASE.restored.safetensors   paths: the second half, by the engine after a reset and that state loaded
-// The reference writes neither `again`, `middle` nor `restored`: nobody compares it with itself; for determinism and
+//   CASE.batch.safetensors      paths: the whole run again, as many tokens a call as the engine takes
+//   CASE.chunk.safetensors      paths: the whole run again, RECORD_CHUNK tokens a call
+// An engine without batches writes no `batch` and no `chunk`. The reference writes none of the last five: nobody
+// compares it with itself; for determinism and
 // paths it leaves the whole run that the others follow. A whole run of a single token has no middle, hence no
 // `restored`.
 //
@@ -30,12 +33,19 @@
 #include "harness/run/suite.h"
 #include "harness/run/trace.h"
 
+#define RECORD_BATCH UINT32_MAX // tokens a call: as many as the engine takes
+enum { RECORD_CHUNK = 7 };      // divides neither a power of two nor the usual length of a case
+
 struct record {
     const char *directory;          // made when missing
     const char *reference;          // directory of the reference's traces; NULL: this is the reference
     struct trace_contract contract; // engine fields and start are filled in per trace
     enum dtype logits;              // DTYPE_F32, or DTYPE_F16 for engines with half logits
     bool checks[CHECK_COUNT];       // what to serve with this engine
+    // Given tokens a call, which contract.mode says: 0 or 1 is "s1", RECORD_BATCH "batch", any other N "chunk:N" (and
+    // no more than the engine takes at once). Generated tokens are steps. An engine without batches has s1 only
+    // (ERROR_USAGE).
+    uint32_t chunk;
     bool quiet;
     struct cache *cache; // of the reference's traces (cache.h), else NULL; borrowed
 };
@@ -45,8 +55,8 @@ struct record {
 // ERROR_CONTRACT: a reference trace of other tokens or another model; ERROR_USAGE: a case longer than the engine's
 // capacity.
 int record_suite(const struct record *record, const struct suite *suite, struct engine *engine, struct error *error);
-// Positions (steps) that record_suite will run: for the progress bar.
-uint64_t record_positions(const struct record *record, const struct suite *suite);
+// Positions that record_suite will run: for the progress bar.
+uint64_t record_positions(const struct record *record, const struct suite *suite, const struct engine *engine);
 
 // The parts of record_suite, for a scheduler (sweep.h). record_open first; then record_case for every case, when the
 // reference's traces of that case are there; then record_again (nothing, for a case without determinism) on the
@@ -56,7 +66,7 @@ int record_case(const struct record *record, const struct suite_case *c, struct 
                 struct progress *progress, struct error *error);
 int record_again(const struct record *record, const struct suite_case *c, struct engine *engine,
                  struct progress *progress, struct error *error);
-uint64_t record_case_positions(const struct record *record, const struct suite_case *c);
+uint64_t record_case_positions(const struct record *record, const struct suite_case *c, const struct engine *engine);
 
 // One run, for `assay trace`: tokens teacher-forced, then `generate` more that the engine picks itself, to one trace
 // file. `from` (may be NULL) is a trace with a state to start from. record->directory, reference and checks are not

@@ -2,9 +2,11 @@
 
 #include <assert.h>
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "harness/base/hash.h"
+#include "harness/run/record.h"
 
 int run_check_hashes(const struct trace *trace, const struct trace_contract *contract, struct error *error)
 {
@@ -103,53 +105,134 @@ static int put_state(struct trace_writer *writer, const struct engine *engine, s
     return status;
 }
 
-// All rows of the run: to `writer`, the first ones also to `branch`, which is committed on the way.
-static int run_rows(const struct run *run, struct engine *engine, struct trace_writer *writer,
-                    struct trace_writer **branch, struct progress *progress, struct error *error)
+// Where the rows of the run go: to `writer`, the first ones also to `branch`.
+struct rows {
+    const struct run *run;
+    struct engine *engine;
+    struct trace_writer *writer, *branch; // branch NULL: none, or committed
+    struct progress *progress;
+    uint32_t first; // row of the call at hand
+};
+
+static void put_row(struct rows *rows, uint32_t t, uint32_t token, const float *logits)
 {
-    const uint32_t total = run->n + run->generate, vocabulary = engine->config->vocabulary;
-    uint32_t token = run->tokens[0];
-    for (uint32_t t = 0; t < total; t++) {
-        const float *logits;
-        trace_row(writer, t);
-        int status = engine->class->step(engine, token, trace_taps(writer), &logits, error);
+    trace_put(rows->writer, t, token, logits);
+    if (rows->branch)
+        trace_put(rows->branch, t, token, logits);
+    progress_step(rows->progress, 1);
+}
+
+static void put_batch_row(void *context, uint32_t t, const float *logits)
+{
+    struct rows *rows = context;
+    put_row(rows, rows->first + t, rows->run->tokens[rows->first + t], logits);
+}
+
+static void begin_batch_row(void *context, uint32_t t)
+{
+    struct rows *rows = context;
+    trace_row(rows->writer, rows->first + t);
+}
+
+static int commit_branch(struct rows *rows, struct error *error)
+{
+    const int status = put_state(rows->branch, rows->engine, error);
+    return status ? status : trace_commit(&rows->branch, error);
+}
+
+// The given tokens [0, end), at most `chunk` a call; a call ends where the branch does.
+static int batch_rows(struct rows *rows, uint32_t end, uint32_t chunk, struct error *error)
+{
+    const struct run *run = rows->run;
+    struct engine *engine = rows->engine;
+    const struct batch_sink sink = {.context = rows,
+                                    .row = put_batch_row,
+                                    .taps = run->taps == TAPS_NONE ? NULL : trace_taps(rows->writer),
+                                    .tap_row = begin_batch_row};
+    for (uint32_t t = 0; t < end;) {
+        const uint32_t stop = rows->branch && run->branch < end ? run->branch : end;
+        const uint32_t n = stop - t < chunk ? stop - t : chunk;
+        rows->first = t;
+        int status = engine->class->batch(engine, run->tokens + t, n, &sink, error);
+        t += n;
+        if (!status && rows->branch && t == run->branch)
+            status = commit_branch(rows, error);
         if (status)
             return status;
-        trace_put(writer, t, token, logits);
-        if (*branch)
-            trace_put(*branch, t, token, logits);
-        if (*branch && t + 1 == run->branch) {
-            status = put_state(*branch, engine, error);
-            if (!status)
-                status = trace_commit(branch, error);
-            if (status)
-                return status;
-        }
+    }
+    return 0;
+}
+
+// Rows [first, end), a step each.
+static int step_rows(struct rows *rows, uint32_t first, uint32_t end, uint32_t token, struct error *error)
+{
+    const struct run *run = rows->run;
+    struct engine *engine = rows->engine;
+    for (uint32_t t = first; t < end; t++) {
+        const float *logits;
+        trace_row(rows->writer, t);
+        int status = engine->class->step(engine, token, trace_taps(rows->writer), &logits, error);
+        if (status)
+            return status;
+        put_row(rows, t, token, logits);
+        if (rows->branch && t + 1 == run->branch)
+            status = commit_branch(rows, error);
+        if (status)
+            return status;
         if (t + 1 < run->n)
             token = run->tokens[t + 1];
-        else if (t + 1 < total && !pick(logits, vocabulary, &token))
+        else if (t + 1 < end && !pick(logits, engine->config->vocabulary, &token))
             return error_set(error, ERROR_RUNTIME,
                              "engine '%s' has no pick at position %u (a NaN, an infinity or equal "
                              "logits), so it cannot generate the next token",
                              engine->name, engine->position - 1);
-        progress_step(progress, 1);
     }
-    return run->state ? put_state(writer, engine, error) : 0;
+    return 0;
 }
 
-void run_contract(struct trace_contract *contract, const struct engine *engine)
+// All rows. The last given token is a step where tokens are generated from its row.
+static int run_rows(struct rows *rows, struct error *error)
+{
+    const struct run *run = rows->run;
+    const uint32_t width = rows->engine->batch_width, chunk = run->chunk < width ? run->chunk : width;
+    uint32_t first = 0;
+    if (chunk > 1) {
+        first = run->generate ? run->n - 1 : run->n;
+        const int status = batch_rows(rows, first, chunk, error);
+        if (status)
+            return status;
+    }
+    int status = 0;
+    if (first < run->n)
+        status = step_rows(rows, first, run->n + run->generate, run->tokens[first], error);
+    return status || !run->state ? status : put_state(rows->writer, rows->engine, error);
+}
+
+static const char *mode_name(uint32_t chunk, char text[RUN_MODE_TEXT])
+{
+    if (chunk > 1 && chunk != RECORD_BATCH)
+        snprintf(text, RUN_MODE_TEXT, "chunk:%u", chunk);
+    else
+        snprintf(text, RUN_MODE_TEXT, "%s", chunk == RECORD_BATCH ? "batch" : "s1");
+    return text;
+}
+
+void run_contract(struct trace_contract *contract, const struct engine *engine, uint32_t chunk, char mode[RUN_MODE_TEXT])
 {
     contract->engine = engine->name;
     contract->engine_version = ASSAY_VERSION;
     contract->device = engine->device;
     contract->precision = engine->precision;
-    contract->mode = "s1";
+    contract->mode = mode_name(chunk, mode);
 }
 
 int run_record(const struct run *run, struct engine *engine, struct progress *progress, struct error *error)
 {
-    char start[HASH_HEX] = "zero";
+    char start[HASH_HEX] = "zero", mode[RUN_MODE_TEXT];
     const uint64_t total = (uint64_t)run->n + run->generate;
+    if (run->chunk > 1 && !engine->class->batch)
+        return error_set(error, ERROR_USAGE, "engine '%s' runs one token at a time; expected mode s1, found %s",
+                         engine->name, mode_name(run->chunk, mode));
     engine->class->reset(engine);
     int status = run->from ? seed(run, engine, start, error) : 0;
     if (status)
@@ -165,25 +248,25 @@ int run_record(const struct run *run, struct engine *engine, struct progress *pr
                               .logits = run->logits,
                               .taps = run->taps,
                               .state = run->state};
-    run_contract(&spec.contract, engine);
+    run_contract(&spec.contract, engine, run->chunk, mode);
     spec.contract.start = start;
     spec.contract.position = engine->position;
     spec.contract.generated = run->generate;
-    struct trace_writer *writer = NULL, *branch = NULL;
-    status = trace_create(&writer, run->path, &spec, error);
+    struct rows rows = {.run = run, .engine = engine, .progress = progress};
+    status = trace_create(&rows.writer, run->path, &spec, error);
     if (!status && run->branch_path) {
         assert(run->branch >= 1 && run->branch <= run->n);
         spec.n = run->branch;
         spec.taps = TAPS_NONE;
         spec.state = true;
         spec.contract.generated = 0;
-        status = trace_create(&branch, run->branch_path, &spec, error);
+        status = trace_create(&rows.branch, run->branch_path, &spec, error);
     }
     if (!status)
-        status = run_rows(run, engine, writer, &branch, progress, error);
+        status = run_rows(&rows, error);
     if (!status)
-        status = trace_commit(&writer, error);
-    trace_abandon(&branch);
-    trace_abandon(&writer);
+        status = trace_commit(&rows.writer, error);
+    trace_abandon(&rows.branch);
+    trace_abandon(&rows.writer);
     return status;
 }

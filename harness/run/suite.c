@@ -60,7 +60,7 @@ static int copy_text(struct reader *reader, const char *text, const char **copy)
 static int check_id(struct reader *reader, const char *id)
 {
     static const char *const purposes[] = {".prefix", ".seeded", ".again", ".middle",
-                                           ".restored"}; // record.h adds them to the id
+                                           ".restored", ".batch",  ".chunk"}; // record.h adds them to the id
     const size_t length = strlen(id);
     if (!length || length > ID_LENGTH ||
         strspn(id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != length ||

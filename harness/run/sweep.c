@@ -80,7 +80,7 @@ static void work_through(struct sweep *sweep)
         if (code && !sweep->failure.code)
             sweep->failure = error;
         if (stream->next < stream->n_cases) {
-            stream->left -= record_case_positions(&stream->arm->record, &sweep->suite->cases[index]);
+            stream->left -= record_case_positions(&stream->arm->record, &sweep->suite->cases[index], stream->engine);
             if (!stream->arm->record.reference)
                 sweep->complete[index] = true;
         }
@@ -123,7 +123,7 @@ static void make_streams(struct sweep *sweep, const struct sweep_arm *arms, size
             *stream = (struct stream){.arm = &arms[arm], .engine = arms[arm].lanes[lane], .lane = lane};
             for (size_t i = lane; i < suite->n_cases; i += sweep->lanes) {
                 stream->n_cases++;
-                stream->left += record_case_positions(&arms[arm].record, &suite->cases[i]);
+                stream->left += record_case_positions(&arms[arm].record, &suite->cases[i], stream->engine);
             }
         }
 }
@@ -136,7 +136,7 @@ int sweep_suite(const struct sweep_arm *arms, size_t n_arms, size_t lanes, const
     uint64_t positions = 0;
     for (size_t arm = 0; arm < n_arms && !code; arm++) {
         code = record_open(&arms[arm].record, suite, error);
-        positions += record_positions(&arms[arm].record, suite);
+        positions += record_positions(&arms[arm].record, suite, arms[arm].lanes[0]);
     }
     if (code)
         return code;

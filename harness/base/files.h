@@ -19,7 +19,8 @@ struct file_map {
 int file_map_open(struct file_map *map, const char *path, struct error *error);
 void file_map_close(struct file_map *map);
 
-// The text of a file of at most `limit` bytes, NUL-terminated, in the arena; *size excludes the NUL.
+// The text of a file of at most `limit` bytes, NUL-terminated, in the arena; *size excludes the NUL. It is read, not
+// mapped: a file that another process cuts meanwhile is ERROR_INPUT, where a mapping of it would end this process.
 int file_read(struct arena *arena, const char *path, uint64_t limit, char **text, uint64_t *size,
               struct error *error);
 

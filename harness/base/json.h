@@ -45,7 +45,8 @@ void json_close(struct json_document **document);
 struct json json_root(struct json_document *document);
 
 // "FILE: path.of.the.value" for messages, absent values included; of a value more than 32 levels down the last 32,
-// after "...". Lives in the document's arena. It is found by a search through the document: for the way to an error, not for a loop.
+// after "...". Lives in the document's arena. It is found by a search through the document: for the way to an error,
+// not for a loop.
 const char *json_where(struct json value);
 
 // Members and elements. An absent key, or a member of what is no object, has item NULL (no error); a member of an

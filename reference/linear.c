@@ -166,5 +166,7 @@ void linear_run_batch(const struct linear *linear, const struct weight *weight, 
     assert(weight->format != WEIGHT_NONE && batch->n == weight->cols);
     struct job job = {.tile = linear->tile, .weight = weight, .bias = bias, .batch = batch, .y = y};
     const size_t blocks = MULTIPLICATIONS_PER_RANGE / ((size_t)weight->cols * batch->tokens * LINEAR_BLOCK_ROWS);
+    profile_begin(linear->profile);
     pool_run(linear->pool, weight->rows, (1 + blocks) * LINEAR_BLOCK_ROWS, run_tiles, &job);
+    profile_end(linear->profile, weight);
 }

@@ -35,7 +35,39 @@ static int run_steps(struct engine *engine, const uint32_t *tokens, uint32_t n, 
     return 0;
 }
 
-const struct bench_way bench_ways[] = {{"s1", true, always, run_steps}, {0}};
+struct gathering_rows {
+    float *rows; // [n, V] or NULL
+    size_t vocabulary;
+};
+
+static void put_row(void *context, uint32_t t, const float *logits)
+{
+    const struct gathering_rows *all = context;
+    if (all->rows)
+        memcpy(all->rows + t * all->vocabulary, logits, all->vocabulary * sizeof *logits);
+}
+
+static bool has_batch(const struct engine *engine)
+{
+    return engine->class->batch && engine->batch_width > 1;
+}
+
+static int run_batch(struct engine *engine, const uint32_t *tokens, uint32_t n, float *rows, struct error *error)
+{
+    struct gathering_rows all = {rows, engine->config->vocabulary};
+    const struct batch_sink sink = {.context = &all, .row = put_row};
+    int code = 0;
+    engine->class->reset(engine);
+    for (uint32_t t = 0; !code && t < n; t += engine->batch_width) {
+        const uint32_t left = n - t, width = left < engine->batch_width ? left : engine->batch_width;
+        all.rows = rows ? rows + t * all.vocabulary : NULL;
+        code = engine->class->batch(engine, tokens + t, width, &sink, error);
+    }
+    return code;
+}
+
+const struct bench_way bench_ways[] = {
+    {"s1", true, always, run_steps}, {"batch", false, has_batch, run_batch}, {0}};
 
 void bench_tokens(uint32_t vocabulary, uint32_t n, uint32_t *tokens)
 {

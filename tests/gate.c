@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "harness/judge/checks.h"
 #include "harness/judge/statistic.h"
+#include "harness/judge/tally.h"
 
 // 16 cases of 144 rows: more than the release policy's least of everything.
 enum { CASES = 16, ROWS = 144, STATES = 8 };
@@ -457,7 +457,7 @@ Test(gate, expected_flips_are_the_sum_of_normal_tails)
     bench.comparison.n_positions = 2;
     bench.positions[0].metric.margin = 0.0125;
     bench.positions[1].metric.margin = 0.0;
-    checks_expected_flips(&bench.comparison, CHECK_FLIPS, 0.0125, &expected, &sd);
+    tally_expected_flips(&bench.comparison, CHECK_FLIPS, 0.0125, &expected, &sd);
     const double tail = statistic_normal_tail(1.0);
     cr_assert_float_eq(expected, tail + 0.5, 1e-15);
     cr_assert_float_eq(sd, sqrt(tail * (1 - tail) + 0.25), 1e-15);

@@ -6,10 +6,9 @@
 #include <string.h>
 
 #include "harness/base/floating.h"
-#include "harness/judge/statistic.h"
+#include "harness/judge/tally.h"
 
 enum { NUMBERS_MAX = 12 };
-#define UNEXPLAINED_SIGMAS 3.0
 
 // The line being written, with what it is written from.
 struct judging {
@@ -85,71 +84,6 @@ static const char *case_id(const struct judging *j, uint32_t case_index)
 
 // --- rows
 
-static bool is_known(const struct policy *policy, enum check check, const char *id, uint32_t position)
-{
-    for (size_t i = 0; i < policy->n_known; i++) {
-        const struct known_deviation *known = &policy->known[i];
-        if (!known->expired && known->check == check && !strcmp(known->case_id, id) &&
-            (known->position < 0 || known->position == (int64_t)position))
-            return true;
-    }
-    return false;
-}
-
-void checks_tally(const struct gate_input *input, enum check check, int64_t case_index, double sigma, struct tally *tally)
-{
-    *tally = (struct tally){0};
-    for (size_t i = 0; i < input->comparison->n_positions; i++) {
-        const struct compared_position *p = &input->comparison->positions[i];
-        if (!p->checks[check] || (case_index >= 0 && p->case_index != (uint32_t)case_index))
-            continue;
-        tally->rows++;
-        tally->agree += p->agreement == AGREE;
-        tally->ties += p->agreement == TIE;
-        tally->near_ties += p->agreement == NEAR_TIE;
-        tally->real_flips += p->agreement == REAL_FLIP;
-        tally->undecidable += p->undecidable;
-        if (p->agreement == NO_PICK) {
-            tally->bad_rows++;
-            tally->bad = tally->bad ? tally->bad : p;
-        } else if (p->agreement != AGREE && (!tally->worst || p->metric.gap > tally->worst->metric.gap)) {
-            tally->worst = p;
-        }
-        if (p->introduced) {
-            const bool known = is_known(input->policy, check, input->suite->cases[p->case_index].id, p->position);
-            tally->known += known;
-            tally->introduced += !known;
-            tally->unexplained += !known && !(p->metric.gap < UNEXPLAINED_SIGMAS * sigma);
-        }
-    }
-}
-
-double checks_sigma(const struct comparison *comparison)
-{
-    if (comparison->distances[ARM_CANDIDATE].rows)
-        return comparison->distances[ARM_CANDIDATE].sigma;
-    double squares = 0.0;
-    for (size_t i = 0; i < comparison->n_positions; i++)
-        squares += comparison->positions[i].metric.noise * comparison->positions[i].metric.noise;
-    return comparison->n_positions ? sqrt(squares / (double)comparison->n_positions) : (double)NAN;
-}
-
-void checks_expected_flips(const struct comparison *comparison, enum check check, double sigma, double *expected, double *sd)
-{
-    double sum = 0.0, variance = 0.0;
-    for (size_t i = 0; i < comparison->n_positions; i++) {
-        const struct compared_position *p = &comparison->positions[i];
-        if (!p->checks[check])
-            continue;
-        // without any noise only an exact tie can flip
-        const double flips = sigma > 0.0 ? statistic_normal_tail(p->metric.margin / sigma) : 0.0;
-        sum += flips;
-        variance += flips * (1.0 - flips);
-    }
-    *expected = sum;
-    *sd = sqrt(variance);
-}
-
 static const char *describe_flip(struct judging *j, const struct compared_position *p)
 {
     return PRINT(j, "%s position %" PRIu32 ": %" PRId64 " where the reference has %" PRId64 ", gap %.4g nat",
@@ -203,7 +137,7 @@ static const char *describe_counts(struct judging *j, const struct tally *tally)
 static void check_rows(struct judging *j, enum check check, enum limit least)
 {
     struct tally tally;
-    checks_tally(j->input, check, TALLY_ALL_CASES, checks_sigma(j->comparison), &tally);
+    tally_count(j->input, check, TALLY_ALL_CASES, tally_sigma(j->comparison), &tally);
     j->line->agree = tally.agree;
     j->line->of = tally.rows;
     remark(j, tally.worst ? PRINT(j, "%s; largest gap %.4g nat", describe_counts(j, &tally), tally.worst->metric.gap)
@@ -313,7 +247,7 @@ static void check_rollout(struct judging *j)
             broken = rollout;
     }
     struct tally tally;
-    checks_tally(j->input, CHECK_ROLLOUT, TALLY_ALL_CASES, checks_sigma(comparison), &tally);
+    tally_count(j->input, CHECK_ROLLOUT, TALLY_ALL_CASES, tally_sigma(comparison), &tally);
     j->line->of = comparison->n_rollouts;
     j->line->agree = comparison->n_rollouts - diverged;
     remark(j, PRINT(j, "%s tokens; %" PRIu64 " prompts with every margin over the floor, all identical",
@@ -330,12 +264,12 @@ static void check_rollout(struct judging *j)
 
 static void check_flips(struct judging *j)
 {
-    const double sigma = checks_sigma(j->comparison);
+    const double sigma = tally_sigma(j->comparison);
     double expected, sd;
     struct tally tally;
     check_rows(j, CHECK_FLIPS, LIMIT_MIN_FLIPS);
-    checks_expected_flips(j->comparison, CHECK_FLIPS, sigma, &expected, &sd);
-    checks_tally(j->input, CHECK_FLIPS, TALLY_ALL_CASES, sigma, &tally);
+    tally_expected_flips(j->comparison, CHECK_FLIPS, sigma, &expected, &sd);
+    tally_count(j->input, CHECK_FLIPS, TALLY_ALL_CASES, sigma, &tally);
     if (tally.rows == 0)
         return;
     // real flips that the fp16 arm makes, too, are the reference's resolution and not this bundle's noise
@@ -380,7 +314,7 @@ static void check_distance(struct judging *j)
     const struct comparison *comparison = j->comparison;
     const struct distance *d = &comparison->distances[ARM_CANDIDATE], *e = &comparison->distances[ARM_EXPECTED];
     struct tally tally;
-    checks_tally(j->input, CHECK_DISTANCE, TALLY_ALL_CASES, checks_sigma(comparison), &tally);
+    tally_count(j->input, CHECK_DISTANCE, TALLY_ALL_CASES, tally_sigma(comparison), &tally);
     j->line->of = tally.rows;
     j->line->agree = tally.agree;
     remark(j, PRINT(j, "sigma %.4g, RMS %.4g, KL mean %.3g, p99 %.3g, max %.3g%s", d->sigma, d->rms, d->kl_mean, d->kl_p99,
@@ -464,7 +398,7 @@ static void (*const judges[CHECK_COUNT])(struct judging *) = {
 static void judge_case(struct judging *j, enum check check, uint32_t case_index)
 {
     struct tally tally;
-    checks_tally(j->input, check, case_index, checks_sigma(j->comparison), &tally);
+    tally_count(j->input, check, case_index, tally_sigma(j->comparison), &tally);
     j->line->agree = tally.agree;
     j->line->of = tally.rows;
     j->line->detail = describe_counts(j, &tally);

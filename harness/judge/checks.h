@@ -4,25 +4,6 @@
 
 #include "harness/judge/gate.h"
 
-// Counts over the compared rows that serve one check, of one case or of all.
-struct tally {
-    uint64_t rows, agree, ties, near_ties, real_flips, introduced, unexplained, bad_rows, undecidable, known;
-    const struct compared_position *worst; // the disagreement with the largest gap, or NULL
-    const struct compared_position *bad;   // the first row without a pick, or NULL
-};
-
-enum { TALLY_ALL_CASES = -1 };
-
-// `sigma` is sigma_c: a real flip of 3 sigma_c and more is unexplained. Known deviations of the policy that have not expired are
-// counted in `known`, not in introduced and unexplained.
-void checks_tally(const struct gate_input *input, enum check check, int64_t case_index, double sigma, struct tally *tally);
-
-// sigma_c of the candidate: over the rows of `distance`, or over all compared rows when there are none.
-double checks_sigma(const struct comparison *comparison);
-
-// Flips that noise of this sigma explains, over the rows of a check: the sum of 1 - Phi(margin / sigma), and its deviation.
-void checks_expected_flips(const struct comparison *comparison, enum check check, double sigma, double *expected, double *sd);
-
 // Appends the suite-wide line of `check` to report->checks (room for it is there) and the lines of its cases to `per_case`.
 int checks_judge(struct report *report, const struct gate_input *input, enum check check, struct report_check *per_case,
                  size_t *n_per_case, struct error *error);

@@ -7,6 +7,7 @@
 #include "harness/base/floating.h"
 #include "harness/judge/checks.h"
 #include "harness/judge/statistic.h"
+#include "harness/judge/tally.h"
 
 int gate_exit_code(bool any_fail, bool contract, bool runtime, bool unjudged)
 {
@@ -22,7 +23,7 @@ static int count_positions(struct report *report, const struct gate_input *input
     uint32_t *sizes = arena_alloc(&report->arena, n_cases, sizeof *sizes);
     if (!events || !sizes)
         return error_set(error, ERROR_RUNTIME, "out of memory");
-    const double sigma = checks_sigma(comparison);
+    const double sigma = tally_sigma(comparison);
     for (size_t i = 0; i < comparison->n_positions; i++) {
         const struct compared_position *p = &comparison->positions[i];
         const struct metric_position *m = &p->metric;
@@ -34,7 +35,7 @@ static int count_positions(struct report *report, const struct gate_input *input
         report->near_ties += p->agreement == NEAR_TIE;
         report->real_flips += p->agreement == REAL_FLIP;
         report->introduced += p->introduced || p->agreement == NO_PICK;
-        report->unexplained += p->introduced && !(m->gap < 3.0 * sigma);
+        report->unexplained += p->introduced && !(m->gap < TALLY_UNEXPLAINED_SIGMAS * sigma);
         report->undecidable += p->undecidable;
         sizes[p->case_index]++;
         events[p->case_index] += p->agreement != AGREE;
@@ -47,10 +48,10 @@ static int count_positions(struct report *report, const struct gate_input *input
     }
     for (int check = CHECK_SWEEP; check <= CHECK_FLIPS; check++) {
         struct tally tally;
-        checks_tally(input, (enum check)check, TALLY_ALL_CASES, sigma, &tally);
+        tally_count(input, (enum check)check, TALLY_ALL_CASES, sigma, &tally);
         report->n_known += tally.known;
     }
-    checks_expected_flips(comparison, CHECK_FLIPS, sigma, &report->expected_flips, &report->expected_flips_sd);
+    tally_expected_flips(comparison, CHECK_FLIPS, sigma, &report->expected_flips, &report->expected_flips_sd);
     report->confidence = input->policy->limit[LIMIT_CONFIDENCE];
     report->design_effect = statistic_design_effect(events, sizes, n_cases);
     report->bound = statistic_lower_bound((double)(report->positions - report->introduced) / report->design_effect,

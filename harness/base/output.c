@@ -98,6 +98,26 @@ static int open_temporary(struct output *output, const struct stat *old)
     return reason;
 }
 
+// What stands at the path: 0 with *absent or *status, or the reason why nothing can be written there. A link to nowhere
+// would be replaced by the rename: what it stands for is not ours to decide.
+static int examine(const char *path, struct stat *status, bool *absent)
+{
+    *absent = false;
+    while (stat(path, status)) {
+        struct stat link;
+        if (errno != ENOENT)
+            return errno;
+        if (lstat(path, &link)) {
+            *absent = errno == ENOENT;
+            return *absent ? 0 : errno;
+        }
+        if (S_ISLNK(link.st_mode))
+            return ENOENT;
+        // somebody has just made it: look again
+    }
+    return 0;
+}
+
 int output_open(struct output **output, const char *path, struct error *error)
 {
     *output = NULL;
@@ -110,15 +130,13 @@ int output_open(struct output **output, const char *path, struct error *error)
     }
     opened->fd = -1;
     struct stat status;
-    int reason = 0;
-    if (stat(path, &status)) {
-        // a link to nowhere would be replaced by the rename: what it stands for is not ours to decide
-        if (errno != ENOENT || file_exists(path))
-            reason = errno;
-        else if (!(opened->target = strdup(path)))
-            reason = ENOMEM;
-        else
-            reason = open_temporary(opened, NULL);
+    bool absent;
+    int reason = examine(path, &status, &absent);
+    if (reason) {
+        // refused below
+    } else if (absent) {
+        opened->target = strdup(path);
+        reason = opened->target ? open_temporary(opened, NULL) : ENOMEM;
     } else if (S_ISDIR(status.st_mode)) {
         reason = EISDIR;
     } else if (S_ISREG(status.st_mode)) {

@@ -251,6 +251,7 @@ static int make_buffers(struct job *job, struct error *error)
     job->chunk = arena_alloc(&job->arena, (size_t)CHUNK_BYTES + 4 * (size_t)widest, 1); // at least one row
     job->scale_chunk = arena_alloc(&job->arena, (size_t)CHUNK_BYTES + 4 * (size_t)widest, 1);
     progress_start(&job->progress, "quantize", total, job->request->quiet);
+    job->progress.unit = "bytes";
     if (job->failed || !job->row || !job->codes || !job->chunk || !job->scale_chunk)
         return error_set(error, ERROR_RUNTIME, "no memory to quantize rows of %u values", widest);
     return 0;

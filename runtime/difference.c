@@ -35,7 +35,7 @@ static void see_element(struct difference *difference, uint32_t row, uint32_t co
         difference->first_expected = expected;
     }
     const double distance = fabs((double)found - (double)expected);
-    if (!(distance <= difference->largest))
+    if (distance > difference->largest || isnan(distance)) // a NaN stays
         difference->largest = distance;
     difference->not_finite += isfinite(found) ? 0 : 1;
     difference->zero += found == 0.0f;

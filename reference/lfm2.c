@@ -72,7 +72,7 @@ static void convolve(void *context, size_t first, size_t end)
 
 static void short_conv(struct lfm2 *s, uint32_t i, const struct batch_sink *sink)
 {
-    const struct lfm2_layer *w = &s->model->layers[i];
+    const struct layer *w = &s->model->layers[i];
     const struct lfm2_memory *memory = &s->layers[i];
     const uint32_t d = s->model->config.hidden;
 
@@ -134,7 +134,7 @@ static void attend(void *context, size_t first, size_t end)
 
 static void attention(struct lfm2 *s, uint32_t i, const struct batch_sink *sink)
 {
-    const struct lfm2_layer *w = &s->model->layers[i];
+    const struct layer *w = &s->model->layers[i];
     const struct lfm2_memory *memory = &s->layers[i];
     const struct config *config = &s->model->config;
     const uint32_t dh = config->head_width, n_q = config->query_heads, n_k = config->key_heads;
@@ -166,7 +166,7 @@ static void swiglu(void *context, size_t first, size_t end)
 
 static void feed_forward(struct lfm2 *s, uint32_t i)
 {
-    const struct lfm2_layer *w = &s->model->layers[i];
+    const struct layer *w = &s->model->layers[i];
     const uint32_t f = s->model->config.feed_forward;
 
     set_input(s, s->u, s->model->config.hidden);
@@ -201,7 +201,7 @@ const float *lfm2_forward(struct lfm2 *s, const uint32_t *tokens, uint32_t n, ui
     put(s, sink, 0, TAP_EMBED, s->h, d);
     for (uint32_t i = 0; i < config->layers; i++) {
         put(s, sink, i, TAP_IN, s->h, d);
-        rms_norm(s, s->h, s->layers[i].operator_norm, s->u); // u = norm(h)
+        rms_norm(s, s->h, s->layers[i].mixer_norm, s->u); // u = norm(h)
         put(s, sink, i, TAP_NORM, s->u, d);
         if (model->layers[i].mixer == MIXER_CONV) // m = mixer(u)
             short_conv(s, i, sink);

@@ -17,7 +17,7 @@ enum { LFM2_WIDTH = 64 }; // tokens of a pass at most
 
 // What one layer remembers, and its vectors in fp32. NULL: a layer of the other kind, or no bias.
 struct lfm2_memory {
-    const float *operator_norm, *ffn_norm;     // [d]
+    const float *mixer_norm, *ffn_norm;     // [d]
     const float *conv, *conv_bias;             // [d, K], [d]
     const float *in_proj_bias, *conv_out_bias; // [3 d], [d]
     const float *q_norm, *k_norm;              // [dh]

@@ -29,10 +29,10 @@ static const float *widened(struct lfm2 *s, const struct weight *weight, bool *o
 
 static void open_layer(struct lfm2 *s, uint32_t i, bool *ok)
 {
-    const struct lfm2_layer *w = &s->model->layers[i];
+    const struct layer *w = &s->model->layers[i];
     const struct config *config = &s->model->config;
     struct lfm2_memory *memory = &s->layers[i];
-    memory->operator_norm = widened(s, &w->operator_norm, ok);
+    memory->mixer_norm = widened(s, &w->mixer_norm, ok);
     memory->ffn_norm = widened(s, &w->ffn_norm, ok);
     if (w->mixer == MIXER_CONV) {
         memory->conv = widened(s, &w->conv, ok);

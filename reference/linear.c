@@ -41,14 +41,7 @@ float linear_sum_of_lanes(float acc[LINEAR_LANES])
 
 void linear_widen(const struct weight *weight, size_t row, uint32_t k, uint32_t n, float w[LINEAR_LANES])
 {
-    const struct weight before = {.format = weight->format, .cols = k};
-    struct weight part = {.format = weight->format, .rows = 1, .cols = n};
-    part.data = (const unsigned char *)weight->data + row * weight_row_bytes(weight) + weight_row_bytes(&before);
-    if (weight->block) {
-        part.scale = weight->scale + row * (weight->cols / weight->block) + k / weight->block;
-        part.block = n;
-    }
-    weight_row(&part, 0, w);
+    weight_part(weight, (uint32_t)row, k, n, w);
 }
 
 static void rows_scalar(const struct weight *weight, const struct linear_input *input, size_t first, size_t end,
@@ -83,6 +76,9 @@ const struct linear_kernel linear_kernels[] = {
     {"scalar", WEIGHT_BF16, ISA_SCALAR, rows_scalar},
     {"scalar", WEIGHT_Q8, ISA_SCALAR, rows_scalar},
     {"scalar", WEIGHT_Q4, ISA_SCALAR, rows_scalar},
+    {"scalar", WEIGHT_A4, ISA_SCALAR, rows_scalar}, // experts of a bundle, under `dequant`: seldom, and no faster twin
+    {"scalar", WEIGHT_K8, ISA_SCALAR, rows_scalar},
+    {"scalar", WEIGHT_K4, ISA_SCALAR, rows_scalar},
 #if defined(__x86_64__)
     {"avx2", WEIGHT_F32, ISA_AVX2, linear_f32_avx2},
     {"avx2", WEIGHT_F16, ISA_AVX2, linear_f16_avx2},

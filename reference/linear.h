@@ -18,7 +18,7 @@
 #include "harness/run/profile.h"
 #include "reference/linear_tile.h"
 
-enum { LINEAR_LANES = 32, LINEAR_FORMATS = WEIGHT_Q4 + 1 };
+enum { LINEAR_LANES = 32, LINEAR_FORMATS = WEIGHT_FORMATS };
 
 // A vector as the kernels read it: in natural order, and split by block of 32 into its 16 even, then its 16 odd
 // elements, since two bf16 or two int4 weights share a word.

@@ -78,7 +78,7 @@ static int projections_check(const struct model *model, const struct plan *plan,
 {
     const enum precision planned = plan->rows[PLAN_ATTENTION_PROJECTIONS];
     for (uint32_t i = 0; i < model->config.layers; i++) {
-        const struct lfm2_layer *layer = &model->layers[i];
+        const struct layer *layer = &model->layers[i];
         const struct weight *weights[] = {&layer->q_proj, &layer->k_proj, &layer->v_proj, &layer->attn_out};
         for (size_t w = 0; layer->mixer == MIXER_ATTENTION && w < sizeof weights / sizeof *weights; w++) {
             const enum weight_format found = weights[w]->format;

@@ -71,6 +71,13 @@ static float weights(const struct weight *weight, enum precision dequant, size_t
             w[j] = (float)(nibble < 8 ? nibble : nibble - 16);
         }
         break;
+    case WEIGHT_A4:
+    case WEIGHT_K8:
+    case WEIGHT_K4:
+        weight_part(weight, (uint32_t)row, k, n, w);
+        for (uint32_t j = 0; j < n && dequant == PRECISION_F16; j++)
+            w[j] = half_round(w[j]);
+        return 1;
     case WEIGHT_NONE:
         assert(weight->format != WEIGHT_NONE); // a weight that is not there
     }

@@ -47,7 +47,7 @@ static void linear(struct runtime_lfm2 *run, const struct weight *weight, const 
 
 static void short_conv(struct runtime_lfm2 *run, uint32_t i, const float *u, float *m, const struct tap_sink *taps)
 {
-    const struct lfm2_layer *layer = &run->model->layers[i];
+    const struct layer *layer = &run->model->layers[i];
     const struct runtime_layer *own = &run->layers[i];
     const struct kernels *kernels = &run->kernels;
     const uint32_t d = run->model->config.hidden, n_taps = run->model->config.conv_taps;
@@ -104,7 +104,7 @@ static void attention(struct runtime_lfm2 *run, uint32_t i, uint32_t position, c
                       const struct tap_sink *taps)
 {
     const struct config *config = &run->model->config;
-    const struct lfm2_layer *layer = &run->model->layers[i];
+    const struct layer *layer = &run->model->layers[i];
     const struct runtime_layer *own = &run->layers[i];
     const uint32_t q_width = config->query_heads * config->head_width;
     const uint32_t k_width = config->key_heads * config->head_width;
@@ -132,7 +132,7 @@ static void attention(struct runtime_lfm2 *run, uint32_t i, uint32_t position, c
 
 static void feed_forward(struct runtime_lfm2 *run, uint32_t i, const float *u, float *m)
 {
-    const struct lfm2_layer *layer = &run->model->layers[i];
+    const struct layer *layer = &run->model->layers[i];
     const int swapped = run->fault == FAULT_GATE_UP_SWAPPED;
 
     linear(run, &layer->w1, NULL, u, PRECISION_F16, swapped ? run->up : run->gate);
@@ -175,7 +175,7 @@ const float *runtime_lfm2_step(struct runtime_lfm2 *run, uint32_t position, uint
     for (uint32_t i = 0; i < model->config.layers; i++) {
         const struct runtime_layer *own = &run->layers[i];
         tap(taps, i, TAP_IN, h, d);
-        kernels->rms_norm(h, own->operator_norm, d, eps, u);
+        kernels->rms_norm(h, own->mixer_norm, d, eps, u);
         tap(taps, i, TAP_NORM, u, d);
         if (model->layers[i].mixer == MIXER_CONV)
             short_conv(run, i, u, m, taps);
@@ -235,13 +235,13 @@ static bool taps_open(struct arena *arena, const struct weight *conv, const floa
     return true;
 }
 
-static bool layer_open(struct arena *arena, const struct lfm2_layer *layer, struct runtime_layer *own)
+static bool layer_open(struct arena *arena, const struct layer *layer, struct runtime_layer *own)
 {
     const struct {
         const struct weight *weight;
         const float **vector;
     } vectors[] = {
-        {&layer->operator_norm, &own->operator_norm},
+        {&layer->mixer_norm, &own->mixer_norm},
         {&layer->ffn_norm, &own->ffn_norm},
         {&layer->q_norm, &own->q_norm},
         {&layer->k_norm, &own->k_norm},

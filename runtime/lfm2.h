@@ -20,7 +20,7 @@
 
 // What one layer holds beside its weights.
 struct runtime_layer {
-    const float *operator_norm, *ffn_norm;       // h(w) [d]
+    const float *mixer_norm, *ffn_norm;       // h(w) [d]
     const float *taps;                           // h(w) [K, d], tap K-1 is the current token
     const float *in_bias, *conv_bias, *out_bias; // h(b) [3d], [d], [d], or NULL
     const float *q_norm, *k_norm;                // h(w) [dh]

@@ -82,7 +82,7 @@ static void add_item(void *context, const struct weight *weight)
     struct item *item = &job->items[job->n_items++];
     item->weight = weight;
     // a head that serves as embedding is stored as what it is used for
-    item->name = weight == &request->model->embedding ? "model.embed_tokens.weight" : weight->name;
+    item->name = weight == &request->model->embedding ? request->model->embedding_name : weight->name;
     quant_decide(request->scheme, request->keep, request->n_keep, weight, weight == &request->model->head,
                  &item->decision);
 }

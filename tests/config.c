@@ -294,7 +294,7 @@ Test(config, stop_tokens_are_a_number_a_list_or_none)
 
 Test(config, another_family_is_refused_by_name)
 {
-    refuse("{\"model_type\":\"lfm2_moe\"}", "model_type: found 'lfm2_moe', expected 'lfm2'");
+    refuse("{\"model_type\":\"lfm2_vl\"}", "model_type: found 'lfm2_vl', expected one of the supported families: lfm2,");
     refuse("{\"model_type\":\"LFM2\"}", "found 'LFM2'");
     refuse("{\"hidden_size\":64}", "model_type");
     refuse("{\"model_type\":null}", "model_type");

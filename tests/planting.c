@@ -27,7 +27,7 @@ static uint16_t *writable_scales(const struct copy *copy, const struct weight *w
     return (uint16_t *)writable(copy, weight->scale) + (uint64_t)row * (weight->cols / weight->block);
 }
 
-static struct lfm2_layer *middle_layer(const struct copy *copy)
+static struct layer *middle_layer(const struct copy *copy)
 {
     return &copy->bundle->model.layers[copy->bundle->model.config.layers / 2];
 }

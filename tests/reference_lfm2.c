@@ -178,9 +178,9 @@ Test(reference_lfm2, every_nan_that_leaves_is_the_canonical_one)
     fixture_open(&fixture, "odd-group3-taps4-bias");
     struct model model = fixture_mutable(&fixture);
     float *norm = arena_alloc(&fixture.arena, fixture.config.hidden, sizeof *norm);
-    weight_row(&model.layers[0].operator_norm, 0, norm);
+    weight_row(&model.layers[0].mixer_norm, 0, norm);
     norm[3] = float_from_bits(0xFFC12345); // negative, with a payload
-    model.layers[0].operator_norm =
+    model.layers[0].mixer_norm =
         (struct weight){.format = WEIGHT_F32, .rows = 1, .cols = fixture.config.hidden, .data = norm};
     struct bits bits = {.fixture = &fixture, .model = &model};
     bits.logits = plain_run(&fixture, &model, &bits.expected);

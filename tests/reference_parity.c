@@ -255,7 +255,7 @@ Test(reference_parity, a_wrong_model_does_not_agree)
     cr_expect(is_caught(&model), "theta 1e-4 too large");
     model.config = fixture.config;
 
-    struct lfm2_layer *conv = &model.layers[0], *attention = &model.layers[2];
+    struct layer *conv = &model.layers[0], *attention = &model.layers[2];
     cr_assert(conv->mixer == MIXER_CONV && attention->mixer == MIXER_ATTENTION);
     const struct weight gate = conv->w1;
     conv->w1 = conv->w3;

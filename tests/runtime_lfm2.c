@@ -149,7 +149,7 @@ Test(step, with_attention_projections_in_f16_needs_them_stored_so)
               "%s", error.text);
     cr_expect_null(engine);
     for (uint32_t i = 0; i < changed.config.layers; i++) {
-        struct lfm2_layer *layer = &changed.layers[i];
+        struct layer *layer = &changed.layers[i];
         struct weight *projections[] = {&layer->q_proj, &layer->k_proj, &layer->v_proj, &layer->attn_out};
         for (int w = 0; w < 4; w++)
             convert(projections[w], WEIGHT_F16, 0);

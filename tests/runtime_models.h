@@ -79,7 +79,7 @@ static inline const struct model *mini(enum weight_format format)
     convert(&model.embedding, WEIGHT_F16, 0);
     model.head = model.embedding;
     for (uint32_t i = 0; i < config.layers; i++) {
-        struct lfm2_layer *layer = &model.layers[i];
+        struct layer *layer = &model.layers[i];
         struct weight *body[] = {&layer->in_proj, &layer->conv_out, &layer->w1, &layer->w3, &layer->w2};
         struct weight *projections[] = {&layer->q_proj, &layer->k_proj, &layer->v_proj, &layer->attn_out};
         for (int w = 0; w < 5; w++)
@@ -108,7 +108,7 @@ static inline const struct model *odd(void)
 {
     enum { D = 42, F = 50, HQ = 6, HKV = 2, DH = 6, K = 4, V = 67, L = 4 };
     static enum mixer mixers[L] = {MIXER_CONV, MIXER_ATTENTION, MIXER_CONV, MIXER_ATTENTION};
-    static struct lfm2_layer layers[L];
+    static struct layer layers[L];
     static struct model model;
     model = (struct model){
         .config = {.model_type = "lfm2",
@@ -131,9 +131,9 @@ static inline const struct model *odd(void)
         .layers = layers,
     };
     for (uint32_t i = 0; i < L; i++) {
-        struct lfm2_layer *layer = &layers[i];
-        *layer = (struct lfm2_layer){.mixer = mixers[i]};
-        layer->operator_norm = random_weight("operator_norm", 1, D, 1, 0.3f);
+        struct layer *layer = &layers[i];
+        *layer = (struct layer){.mixer = mixers[i]};
+        layer->mixer_norm = random_weight("operator_norm", 1, D, 1, 0.3f);
         layer->ffn_norm = random_weight("ffn_norm", 1, D, 1, 0.3f);
         layer->w1 = random_weight("w1", F, D, 0, 0.4f);
         layer->w3 = random_weight("w3", F, D, 0, 0.4f);
@@ -165,7 +165,7 @@ static inline const struct model *wide(void)
 {
     enum { D = 512, F = 2300, HQ = 16, HKV = 4, DH = 64, K = 3, V = 2100, L = 2 };
     static enum mixer mixers[L] = {MIXER_CONV, MIXER_ATTENTION};
-    static struct lfm2_layer layers[L];
+    static struct layer layers[L];
     static struct model model;
     model = (struct model){
         .config = {.model_type = "lfm2",
@@ -187,9 +187,9 @@ static inline const struct model *wide(void)
         .layers = layers,
     };
     for (uint32_t i = 0; i < L; i++) {
-        layers[i] = (struct lfm2_layer){
+        layers[i] = (struct layer){
             .mixer = mixers[i],
-            .operator_norm = random_weight("operator_norm", 1, D, 1, 0.3f),
+            .mixer_norm = random_weight("operator_norm", 1, D, 1, 0.3f),
             .ffn_norm = random_weight("ffn_norm", 1, D, 1, 0.3f),
             .w1 = random_weight("w1", F, D, 0, 0.1f),
             .w3 = random_weight("w3", F, D, 0, 0.1f),

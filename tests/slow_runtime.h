@@ -173,7 +173,7 @@ struct slow {
 
 static void slow_conv(struct slow *slow, uint32_t layer, const double *u, double *m)
 {
-    const struct lfm2_layer *w = &slow->model->layers[layer];
+    const struct layer *w = &slow->model->layers[layer];
     const uint32_t d = slow->model->config.hidden, taps = slow->model->config.conv_taps;
     static double bcx[3 * 192], y[192];
     slow_linear(&slow->plan, &w->in_proj, &w->in_proj_bias, u, PRECISION_F16, bcx);
@@ -237,7 +237,7 @@ static void slow_head(const struct slow *slow, uint32_t layer, uint32_t key_head
 static void slow_attention(struct slow *slow, uint32_t layer, const double *u, double *m)
 {
     const struct config *config = &slow->model->config;
-    const struct lfm2_layer *w = &slow->model->layers[layer];
+    const struct layer *w = &slow->model->layers[layer];
     const uint32_t dh = config->head_width;
     const enum precision state = slow->plan.rows[PLAN_KV_STATE];
     static double q[192], o[192];
@@ -266,8 +266,8 @@ static const double *slow_step(struct slow *slow, uint32_t token)
     for (uint32_t k = 0; k < d; k++)
         h[k] = hf((double)weight_at(&model->embedding, token, k));
     for (uint32_t i = 0; i < config->layers; i++) {
-        const struct lfm2_layer *w = &model->layers[i];
-        slow_norm(&w->operator_norm, h, d, (double)config->norm_eps * (slow->slip == SLIP_EPSILON ? 1.0 / d : 1), u);
+        const struct layer *w = &model->layers[i];
+        slow_norm(&w->mixer_norm, h, d, (double)config->norm_eps * (slow->slip == SLIP_EPSILON ? 1.0 / d : 1), u);
         if (w->mixer == MIXER_CONV)
             slow_conv(slow, i, u, m);
         else

@@ -44,15 +44,48 @@ static void print_all(struct arena *arena, const char *const *facts, size_t n, c
     printf(json ? "]}\n" : "");
 }
 
+static const char *describe_mixers(struct arena *arena, const struct config *config)
+{
+    uint32_t n[3] = {0};
+    for (uint32_t i = 0; i < config->layers; i++)
+        n[config->mixers[i]]++;
+    if (config_is_lfm2(config))
+        return arena_print(arena, "%" PRIu32 " short convolution, %" PRIu32 " attention", n[MIXER_CONV], n[MIXER_ATTENTION]);
+    return arena_print(arena, "%" PRIu32 " gated delta net %" PRIu32 "/%" PRIu32 " x %" PRIu32 "/%" PRIu32 ", %" PRIu32
+                       " attention", n[MIXER_DELTA], config->delta_value_heads, config->delta_key_heads,
+                       config->delta_value_width, config->delta_key_width, n[MIXER_ATTENTION]);
+}
+
+static const char *describe_feed_forward(struct arena *arena, const struct config *config)
+{
+    const char *dense = config->feed_forward ? arena_print(arena, "feed-forward %" PRIu32, config->feed_forward) : "";
+    if (!config->experts)
+        return dense;
+    const char *shared =
+        config->shared_width ? arena_print(arena, " and a shared one of %" PRIu32, config->shared_width) : "";
+    if (config->dense_layers)
+        dense = arena_print(arena, "%s in %" PRIu32 " layers, then ", dense, config->dense_layers);
+    else
+        dense = "";
+    return arena_print(arena, "%s%" PRIu32 " of %" PRIu32 " experts of %" PRIu32 "%s", dense, config->experts_per_token,
+                       config->experts, config->expert_width, shared);
+}
+
 static const char *describe(struct arena *arena, const struct config *config)
 {
-    uint32_t attention = 0;
-    for (uint32_t i = 0; i < config->layers; i++)
-        attention += config->mixers[i] == MIXER_ATTENTION;
-    return arena_print(arena, "%" PRIu32 " layers (%" PRIu32 " short convolution, %" PRIu32 " attention), hidden %" PRIu32
-                       ", feed-forward %" PRIu32 ", heads %" PRIu32 "/%" PRIu32 " x %" PRIu32 ", vocabulary %" PRIu32,
-                       config->layers, config->layers - attention, attention, config->hidden, config->feed_forward,
-                       config->query_heads, config->key_heads, config->head_width, config->vocabulary);
+    return arena_print(arena, "%" PRIu32 " layers (%s), hidden %" PRIu32 ", %s, heads %" PRIu32 "/%" PRIu32 " x %" PRIu32
+                       ", vocabulary %" PRIu32, config->layers, describe_mixers(arena, config), config->hidden,
+                       describe_feed_forward(arena, config), config->query_heads, config->key_heads, config->head_width,
+                       config->vocabulary);
+}
+
+static const char *describe_left_out(struct arena *arena, const struct model_left_out *left_out)
+{
+    if (!left_out->vision && !left_out->prediction)
+        return "nothing";
+    return arena_print(arena, "%" PRIu32 " tensors of the vision part (model.visual.*), %" PRIu32 " of the multi-token "
+                       "prediction head (mtp.*), %" PRIu64 " bytes", left_out->vision, left_out->prediction,
+                       left_out->bytes);
 }
 
 struct parameters {
@@ -77,6 +110,7 @@ static int inspect_checkpoint(const struct options *options, struct arena *arena
         "parameters", arena_print(arena, "%" PRIu64, parameters.n),
         "head", subject->head_note ? subject->head_note : subject->model.head.data == subject->model.embedding.data ? "tied"
                                                                                                     : "untied",
+        "left out", describe_left_out(arena, &subject->model.left_out),
         "tokenizer", subject->tokenizer ? "tokenizer.json" : "none",
         "weights_sha256", subject->hashes.weights, "config_sha256", subject->hashes.config,
         "tokenizer_sha256", subject->hashes.tokenizer};

@@ -1,38 +1,38 @@
 #include "harness/model/config.h"
 
 #include <float.h>
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "harness/base/files.h"
+#include "harness/model/config_fields.h"
 
-// Limits that keep every product of two sizes far inside 64 bits and every matrix dimension inside 32. The largest
-// released model has d = 2048, F = 10752, V = 128,000, L = 30.
-enum {
-    WIDTH_MAX = 1 << 24, // any width; positions too: beyond it float32 no longer counts them one by one
-    LAYERS_MAX = 1024,
-    TAPS_MAX = 16,
-    CONFIG_BYTES_MAX = 16 << 20,
-};
+enum { CONFIG_BYTES_MAX = 16 << 20 };
 
-static int need_u32_or(struct json root, const char *key, uint32_t low, uint32_t high, uint32_t absent, uint32_t *out,
-                       struct error *error)
+const char *family_name(enum family family)
+{
+    static const char *const names[] = {"lfm2", "lfm2_moe", "qwen3_5", "qwen3_5_moe"};
+    return names[family];
+}
+
+// --- fields
+
+int config_u32_or(struct json root, const char *key, uint32_t low, uint32_t high, uint32_t absent, uint32_t *out,
+                  struct error *error)
 {
     const struct json value = json_get(root, key);
     *out = absent;
     return value.item ? json_need_u32(value, low, high, out, error) : 0;
 }
 
-static int need_bool_or(struct json root, const char *key, bool absent, bool *out, struct error *error)
+int config_bool_or(struct json root, const char *key, bool absent, bool *out, struct error *error)
 {
     const struct json value = json_get(root, key);
     *out = absent;
     return value.item ? json_need_bool(value, out, error) : 0;
 }
 
-// A number in [0, FLT_MAX]: what enters float arithmetic.
-static int need_amount_or(struct json root, const char *key, double absent, double *out, struct error *error)
+int config_amount_or(struct json root, const char *key, double absent, double *out, struct error *error)
 {
     const struct json value = json_get(root, key);
     *out = absent;
@@ -45,111 +45,39 @@ static int need_amount_or(struct json root, const char *key, double absent, doub
     return status;
 }
 
-static int read_family(struct json root, struct config *config, struct error *error)
+int config_sizes(struct json root, const struct config_size *sizes, size_t n, struct error *error)
 {
-    const struct json value = json_get(root, "model_type");
-    const char *family;
-    const int status = json_need_string(value, &family, error);
-    if (status)
-        return status;
-    if (strcmp(family, "lfm2"))
-        return error_set(error, ERROR_INPUT, "%s: found '%s', expected 'lfm2', the one family that is supported",
-                         json_where(value), family);
-    snprintf(config->model_type, sizeof config->model_type, "%s", family);
+    for (size_t i = 0; i < n; i++) {
+        const int status =
+            config_u32_or(root, sizes[i].key, 1, sizes[i].high, sizes[i].absent, sizes[i].out, error);
+        if (status)
+            return status;
+    }
     return 0;
 }
 
-static int read_sizes(struct json root, struct config *config, struct error *error)
+int config_check_heads(struct json root, const struct config *config, struct error *error)
 {
-    const struct {
-        const char *key;
-        uint32_t high, absent;
-        uint32_t *out;
-    } fields[] = {
-        {"vocab_size", INT32_MAX, 65536, &config->vocabulary}, // ids are stored as I32
-        {"hidden_size", WIDTH_MAX, 2560, &config->hidden},
-        {"num_hidden_layers", LAYERS_MAX, 32, &config->layers},
-        {"num_attention_heads", WIDTH_MAX, 32, &config->query_heads},
-        {"num_key_value_heads", WIDTH_MAX, 8, &config->key_heads},
-        {"conv_L_cache", TAPS_MAX, 3, &config->conv_taps},
-        {"max_position_embeddings", WIDTH_MAX, 128000, &config->max_positions},
-    };
-    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
-        const int status =
-            need_u32_or(root, fields[i].key, 1, fields[i].high, fields[i].absent, fields[i].out, error);
-        if (status)
-            return status;
-    }
-    double eps;
-    const int status = need_amount_or(root, "norm_eps", 1e-5, &eps, error);
-    config->norm_eps = (float)eps;
-    return status ? status : need_bool_or(root, "conv_bias", false, &config->conv_bias, error);
-}
-
-// head_dim is honoured, so Hq dh need not be d; null is an error there and here.
-static int read_heads(struct json root, struct config *config, struct error *error)
-{
-    const struct json value = json_get(root, "head_dim");
     const char *file = json_where(root);
-    if (value.item) {
-        const int status = json_need_u32(value, 1, WIDTH_MAX, &config->head_width, error);
-        if (status)
-            return status;
-    } else if (config->hidden % config->query_heads) {
-        return error_set(error, ERROR_INPUT,
-                         "%s: hidden_size %u is no multiple of num_attention_heads %u; expected one, "
-                         "or head_dim",
-                         file, config->hidden, config->query_heads);
-    } else {
-        config->head_width = config->hidden / config->query_heads;
-    }
-    if (config->head_width % 2)
-        return error_set(error, ERROR_INPUT,
-                         "%s: head width %u (%s) is odd; expected an even one, since the rotary "
-                         "embedding turns pairs",
-                         file, config->head_width, value.item ? "head_dim" : "hidden_size / num_attention_heads");
     if (config->query_heads % config->key_heads)
         return error_set(error, ERROR_INPUT,
                          "%s: num_attention_heads %u is no multiple of num_key_value_heads %u; expected "
                          "the same number of query heads for every key head",
                          file, config->query_heads, config->key_heads);
-    if ((uint64_t)config->query_heads * config->head_width > WIDTH_MAX)
+    if ((uint64_t)config->query_heads * config->head_width > CONFIG_WIDTH_MAX)
         return error_set(error, ERROR_INPUT, "%s: %u heads of width %u; expected at most %d values together", file,
-                         config->query_heads, config->head_width, WIDTH_MAX);
+                         config->query_heads, config->head_width, CONFIG_WIDTH_MAX);
     return 0;
 }
 
-// F of architecture.md 2.2: block_ff_dim (or intermediate_size), two thirds of it times the multiplier, rounded up.
-static int read_feed_forward(struct json root, struct config *config, struct error *error)
+int config_make_mixers(struct arena *arena, struct json root, struct config *config, struct error *error)
 {
-    bool adjust;
-    double multiplier;
-    uint32_t width, multiple;
-    const char *key = json_get(root, "block_ff_dim").item ? "block_ff_dim" : "intermediate_size";
-    int status = need_u32_or(root, key, 1, WIDTH_MAX, 12288, &width, error);
-    if (!status)
-        status = need_bool_or(root, "block_auto_adjust_ff_dim", true, &adjust, error);
-    if (!status)
-        status = need_amount_or(root, "block_ffn_dim_multiplier", 1.0, &multiplier, error);
-    if (!status)
-        status = need_u32_or(root, "block_multiple_of", 1, WIDTH_MAX, 256, &multiple, error);
-    if (status)
-        return status;
-    config->feed_forward = width;
-    if (!adjust)
-        return 0;
-    const double scaled = trunc(multiplier * (double)(2 * width / 3));
-    const double blocks = ceil(scaled / multiple); // exact wherever it is accepted: integers of at most 2^24
-    if (!(scaled >= 1 && blocks * multiple <= WIDTH_MAX))
-        return error_set(error, ERROR_INPUT,
-                         "%s: %s %u, adjusted by block_ffn_dim_multiplier %g and block_multiple_of %u, "
-                         "gives no feed-forward width from 1 to %d",
-                         json_where(root), key, width, multiplier, multiple, WIDTH_MAX);
-    config->feed_forward = (uint32_t)blocks * multiple;
-    return 0;
+    config->mixers = arena_alloc(arena, config->layers, sizeof *config->mixers);
+    return config->mixers ? 0 : error_set(error, ERROR_RUNTIME, "%s: memory exhausted", json_where(root));
 }
 
-static int read_layer_types(struct json list, struct config *config, struct error *error)
+int config_layer_types(struct json list, const char *other, enum mixer mixer, struct config *config,
+                       struct error *error)
 {
     int status = json_need_array(list, error);
     if (status)
@@ -165,48 +93,40 @@ static int read_layer_types(struct json list, struct config *config, struct erro
             return status;
         if (!strcmp(type, "full_attention"))
             config->mixers[layer] = MIXER_ATTENTION;
-        else if (!strcmp(type, "conv"))
-            config->mixers[layer] = MIXER_CONV;
+        else if (!strcmp(type, other))
+            config->mixers[layer] = mixer;
         else
-            return error_set(error, ERROR_INPUT, "%s: found '%s', expected 'conv' or 'full_attention'",
-                             json_where(entry), type);
+            return error_set(error, ERROR_INPUT, "%s: found '%s', expected '%s' or 'full_attention'",
+                             json_where(entry), type, other);
     }
     return 0;
 }
 
-// An index beyond the last layer selects nothing, as in transformers: configs cut to fewer layers keep the list.
-static int read_full_attn_idxs(struct json list, struct config *config, struct error *error)
+// R = the whole part of dh times the factor, as transformers takes it.
+static int read_rotary_width(struct json root, struct json partial, double absent, struct config *config,
+                             struct error *error)
 {
-    int status = json_need_array(list, error);
-    for (struct json entry = json_first(list); !status && entry.item; entry = json_next(entry)) {
-        uint32_t layer;
-        status = json_need_u32(entry, 0, INT32_MAX, &layer, error);
-        if (!status && layer < config->layers)
-            config->mixers[layer] = MIXER_ATTENTION;
-    }
-    return status;
-}
-
-static int read_mixers(struct arena *arena, struct json root, struct config *config, struct error *error)
-{
-    config->mixers = arena_alloc(arena, config->layers, sizeof *config->mixers);
-    if (!config->mixers)
-        return error_set(error, ERROR_RUNTIME, "%s: memory exhausted", json_where(root));
-    for (uint32_t i = 0; i < config->layers; i++)
-        config->mixers[i] = MIXER_CONV;
-    const struct json types = json_get(root, "layer_types"), indices = json_get(root, "full_attn_idxs");
-    if (json_present(types))
-        return read_layer_types(types, config, error);
-    if (json_present(indices))
-        return read_full_attn_idxs(indices, config, error);
-    for (uint32_t i = 0; i < config->layers; i++)
-        config->mixers[i] = MIXER_ATTENTION;
+    double factor = absent;
+    const int status = partial.item && absent < 1 ? json_need_number(partial, &factor, error) : 0;
+    if (status)
+        return status;
+    const double width = (double)config->head_width * factor;
+    if (!(width >= 2 && width < (double)config->head_width + 1))
+        return error_set(error, ERROR_INPUT,
+                         "%s: partial_rotary_factor %g of head width %u turns no pair or more than there are; expected "
+                         "a factor up to 1",
+                         json_where(root), factor, config->head_width);
+    config->rotary_width = (uint32_t)width;
+    if (config->rotary_width % 2)
+        return error_set(error, ERROR_INPUT,
+                         "%s: rotary width %u (head width %u times %g) is odd; expected an even one, since the rotary "
+                         "embedding turns pairs",
+                         json_where(root), config->rotary_width, config->head_width, factor);
     return 0;
 }
 
-// rope_scaling (the whole dict, unless null or empty) over rope_parameters; a key missing inside comes from the top
-// level, then from the default. The alias `theta` is not read by transformers 5 and not here.
-static int read_rope(struct json root, struct config *config, struct error *error)
+int config_rope(struct json root, double theta_absent, double partial_absent, struct config *config,
+                struct error *error)
 {
     struct json rope = json_get(root, "rope_scaling");
     if (json_present(rope) && !json_is_object(rope))
@@ -214,7 +134,7 @@ static int read_rope(struct json root, struct config *config, struct error *erro
     if (!json_present(rope) || !json_length(rope))
         rope = json_get(root, "rope_parameters");
     const char *type = "default";
-    struct json theta = json_get(root, "rope_theta");
+    struct json theta = json_get(root, "rope_theta"), partial = json_get(root, "partial_rotary_factor");
     if (json_present(rope)) {
         int status = json_need_object(rope, error);
         for (struct json member = json_first(rope); !status && member.item; member = json_next(member)) {
@@ -233,31 +153,31 @@ static int read_rope(struct json root, struct config *config, struct error *erro
             return status;
         if (json_get(rope, "rope_theta").item)
             theta = json_get(rope, "rope_theta");
+        if (json_get(rope, "partial_rotary_factor").item)
+            partial = json_get(rope, "partial_rotary_factor");
     }
     if (strcmp(type, "default"))
         return error_set(error, ERROR_INPUT,
                          "%s: rope_type '%s' changes the frequencies; only 'default' is supported", json_where(rope),
                          type);
-    config->rope_theta = 1e6;
+    config->rope_theta = theta_absent;
     const int status = theta.item ? json_need_number(theta, &config->rope_theta, error) : 0;
     if (!status && !(config->rope_theta > 0 && config->rope_theta <= FLT_MAX))
         return error_set(error, ERROR_INPUT, "%s: found %.17g, expected a positive number up to the largest float",
                          json_where(theta), config->rope_theta);
-    return status;
+    return status ? status : read_rotary_width(root, partial, partial_absent, config, error);
 }
 
-static int read_head_and_tokens(struct json root, struct config *config, struct error *error)
+int config_tokens(struct json root, int64_t bos_absent, int64_t eos_absent, struct config *config,
+                  struct error *error)
 {
-    const char *tie = json_get(root, "tie_embedding").item ? "tie_embedding" : "tie_word_embeddings";
-    int status = need_bool_or(root, tie, true, &config->tied, error);
-    if (status)
-        return status;
     const struct json bos = json_get(root, "bos_token_id"), eos = json_get(root, "eos_token_id");
-    config->bos = bos.item ? -1 : 1;
+    int status = 0;
+    config->bos = bos.item ? -1 : bos_absent;
     if (json_present(bos))
         status = json_need_integer(bos, 0, INT32_MAX, &config->bos, error);
-    config->n_eos = eos.item ? 0 : 1;
-    config->eos[0] = 2;
+    config->n_eos = eos.item || eos_absent < 0 ? 0 : 1;
+    config->eos[0] = eos_absent < 0 ? 0 : (uint32_t)eos_absent;
     if (status || !json_present(eos))
         return status;
     const size_t room = sizeof config->eos / sizeof *config->eos;
@@ -273,23 +193,56 @@ static int read_head_and_tokens(struct json root, struct config *config, struct 
     return status;
 }
 
+// --- the family
+
+static const struct {
+    const char *model_type;
+    enum family family;
+    bool nested;
+} families[] = {
+    {"lfm2", FAMILY_LFM2, false},
+    {"lfm2_moe", FAMILY_LFM2_MOE, false},
+    {"qwen3_5", FAMILY_QWEN35, true},
+    {"qwen3_5_text", FAMILY_QWEN35, false},
+    {"qwen3_5_moe", FAMILY_QWEN35_MOE, true},
+    {"qwen3_5_moe_text", FAMILY_QWEN35_MOE, false},
+};
+
+static int read_family(struct json root, struct config *config, struct error *error)
+{
+    const struct json value = json_get(root, "model_type");
+    const char *found;
+    const int status = json_need_string(value, &found, error);
+    if (status)
+        return status;
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++)
+        if (!strcmp(found, families[i].model_type)) {
+            snprintf(config->model_type, sizeof config->model_type, "%s", found);
+            config->family = families[i].family;
+            config->nested = families[i].nested;
+            return 0;
+        }
+    return error_set(error, ERROR_INPUT,
+                     "%s: found '%s', expected one of the supported families: lfm2, lfm2_moe, qwen3_5, qwen3_5_text, "
+                     "qwen3_5_moe, qwen3_5_moe_text",
+                     json_where(value), found);
+}
+
 int config_read(struct arena *arena, struct json root, struct config *config, struct error *error)
 {
     *config = (struct config){0};
     int status = json_need_object(root, error);
     if (!status)
         status = read_family(root, config, error);
-    if (!status)
-        status = read_sizes(root, config, error);
-    if (!status)
-        status = read_heads(root, config, error);
-    if (!status)
-        status = read_feed_forward(root, config, error);
-    if (!status)
-        status = read_mixers(arena, root, config, error);
-    if (!status)
-        status = read_rope(root, config, error);
-    return status ? status : read_head_and_tokens(root, config, error);
+    struct json text = root;
+    if (!status && config->nested) {
+        text = json_get(root, "text_config");
+        status = json_need_object(text, error);
+    }
+    if (status)
+        return status;
+    return config_is_lfm2(config) ? config_lfm2(arena, text, config, error)
+                                  : config_qwen35(arena, text, config, error);
 }
 
 int config_open(struct arena *arena, const char *path, struct config *config, struct error *error)

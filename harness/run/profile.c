@@ -14,12 +14,18 @@ static const char *const ended[TAP_POINTS] = {
     [TAP_Q] = "head norms, rope, cache",
     [TAP_K] = "head norms, rope, cache",
     [TAP_V] = "head norms, rope, cache",
+    [TAP_BETA] = "gates of the delta net",
+    [TAP_G] = "gates of the delta net",
+    [TAP_CORE] = "delta rule",
     [TAP_ATTN] = "attention",
     [TAP_BX] = "gates of the convolution",
     [TAP_CONV] = "convolution",
     [TAP_MIXER] = "gates of the convolution",
     [TAP_RESID] = "residual",
     [TAP_FFN_NORM] = "norm",
+    [TAP_ROUTER] = "router",
+    [TAP_EXPERTS] = "router",
+    [TAP_WEIGHTS] = "router",
     [TAP_FFN] = "swiglu",
     [TAP_OUT] = "residual",
     [TAP_FINAL_NORM] = "norm",
@@ -30,7 +36,7 @@ static struct profile_row *row_of(struct profile *profile, const char *name)
     for (size_t i = 0; i < profile->n; i++)
         if (!strcmp(profile->rows[i].name, name))
             return &profile->rows[i];
-    assert(profile->n < PROFILE_ROWS); // 11 operators, 9 linear layers and the head
+    assert(profile->n < PROFILE_ROWS); // some 18 operators, at most 22 linear layers and the head
     struct profile_row *row = &profile->rows[profile->n++];
     snprintf(row->name, sizeof row->name, "%s", name);
     return row;
@@ -70,19 +76,25 @@ static void begin(void *context)
     profile->began = progress_clock();
 }
 
-// "model.layers.3.feed_forward.w1.weight" -> "feed_forward.w1".
+// "model.layers.3.feed_forward.w1.weight" -> "feed_forward.w1"; the experts of a layer are one operator.
 static void short_name(const struct profile *profile, const struct weight *weight, char name[32])
 {
-    static const char layers[] = "model.layers.", end[] = ".weight";
-    const char *from = weight->name;
-    if (weight == &profile->model->head)
-        from = "head";
-    else if (!strncmp(from, layers, sizeof layers - 1)) {
-        from += sizeof layers - 1;
-        from += strspn(from, "0123456789.");
+    static const char layers[] = ".layers.", experts[] = ".experts.";
+    const char *from = strstr(weight->name, layers);
+    if (weight == &profile->model->head || !from) {
+        snprintf(name, 32, "%s", weight == &profile->model->head ? "head" : weight->name);
+        return;
     }
+    from += sizeof layers - 1;
+    from += strspn(from, "0123456789.");
     snprintf(name, 32, "%s", from);
-    char *tail = strstr(name, end);
+    char *number = strstr(name, experts);
+    if (number) {
+        number += sizeof experts - 1;
+        const size_t digits = strspn(number, "0123456789.");
+        memmove(number, number + digits, strlen(number + digits) + 1);
+    }
+    char *tail = strstr(name, ".weight");
     if (tail)
         *tail = 0;
 }

@@ -38,7 +38,7 @@ struct profile_row {
     double seconds;
 };
 
-enum { PROFILE_ROWS = 32 };
+enum { PROFILE_ROWS = 48 };
 
 struct profile {
     const struct model *model; // borrowed

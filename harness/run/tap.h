@@ -12,11 +12,21 @@ enum tap_level { TAPS_NONE, TAPS_LAYERS, TAPS_ALL };
 
 enum tap_point { // in the order of computation inside a layer
     TAP_EMBED, TAP_IN, TAP_NORM,
-    TAP_Q, TAP_K, TAP_V, TAP_ATTN, // attention, level all
-    TAP_BX, TAP_CONV,              // short convolution, level all
-    TAP_MIXER, TAP_RESID, TAP_FFN_NORM, TAP_FFN, TAP_OUT, TAP_FINAL_NORM,
+    TAP_Q, TAP_K, TAP_V,             // attention and delta net, level all
+    TAP_BETA, TAP_G, TAP_CORE,       // delta net, level all
+    TAP_ATTN,                        // attention, level all
+    TAP_BX, TAP_CONV,                // short convolution, level all
+    TAP_MIXER, TAP_RESID, TAP_FFN_NORM,
+    TAP_ROUTER, TAP_EXPERTS, TAP_WEIGHTS, // layers with experts, level all; the ids of the experts as floats
+    TAP_FFN, TAP_OUT, TAP_FINAL_NORM,
     TAP_POINTS
 };
+
+// Points of level all only.
+static inline int tap_is_detail(enum tap_point point)
+{
+    return (point >= TAP_Q && point <= TAP_CONV) || (point >= TAP_ROUTER && point <= TAP_WEIGHTS);
+}
 
 struct tap_sink {
     enum tap_level level;
@@ -24,6 +34,12 @@ struct tap_sink {
     // row: `width` values of the current token; layer is 0 for embed and final_norm.
     void (*put)(void *context, uint32_t layer, enum tap_point point, const float *row, uint32_t width);
 };
+
+// Is the row stored as integers? (the ids of the experts, exact as floats)
+static inline int tap_is_integer(enum tap_point point)
+{
+    return point == TAP_EXPERTS;
+}
 
 // Width of a row, or 0 when layer `layer` has no such point at `level`. embed and final_norm belong to layer 0.
 uint32_t tap_width(const struct config *config, enum tap_level level, uint32_t layer, enum tap_point point);
@@ -36,8 +52,7 @@ static inline void tap(const struct tap_sink *sink, uint32_t layer, enum tap_poi
 {
     if (!sink || sink->level == TAPS_NONE)
         return;
-    const int is_detail = point >= TAP_Q && point <= TAP_CONV;
-    if (sink->level == TAPS_ALL || !is_detail)
+    if (sink->level == TAPS_ALL || !tap_is_detail(point))
         sink->put(sink->context, layer, point, row, width);
 }
 

@@ -177,29 +177,31 @@ static const char *parse_layer(const char *text, uint32_t *layer)
     return text + digits + 1;
 }
 
-static bool is_known_point(const char *name)
+// TAP_POINTS: none that this build knows.
+static enum tap_point parse_point(const char *name)
 {
-    for (enum tap_point point = 0; point < TAP_POINTS; point++)
-        if (strcmp(name, tap_point_name(point)) == 0)
-            return true;
-    return false;
+    enum tap_point point = 0;
+    while (point < TAP_POINTS && strcmp(name, tap_point_name(point)) != 0)
+        point++;
+    return point;
 }
 
 static int check_tap(const struct trace *trace, const struct tensor *tensor, struct error *error)
 {
     uint32_t layer;
-    const char *text = tensor->name + strlen("tap."), *point = parse_layer(text, &layer);
+    const char *text = tensor->name + strlen("tap."), *name = parse_layer(text, &layer);
+    const enum tap_point point = parse_point(name ? name : text);
+    const enum dtype dtype = tap_is_integer(point) ? DTYPE_I32 : DTYPE_F32;
     const bool ok = tensor->rank == 2 && tensor->shape[0] == trace->n && tensor->shape[1] >= 1 &&
-                    tensor->shape[1] <= UINT32_MAX &&
-                    (tensor->dtype == DTYPE_F32 || !is_known_point(point ? point : text));
-    return ok ? 0 : refuse_shape(tensor, "F32 [N, width]", "N", trace->n, error);
+                    tensor->shape[1] <= UINT32_MAX && (tensor->dtype == dtype || point == TAP_POINTS);
+    return ok ? 0 : refuse_shape(tensor, dtype == DTYPE_I32 ? "I32 [N, k]" : "F32 [N, width]", "N", trace->n, error);
 }
 
 // Kinds of other model families are left to those who know them.
 static bool parse_state(const char *name, uint32_t *layer, enum state_kind *kind)
 {
     const char *text = parse_layer(name + strlen("state."), layer);
-    for (*kind = STATE_K; text && *kind <= STATE_CONV; (*kind)++)
+    for (*kind = STATE_K; text && *kind < STATE_KINDS; (*kind)++)
         if (strcmp(text, state_kind_name(*kind)) == 0)
             return true;
     return false;
@@ -213,8 +215,10 @@ static int check_state(const struct trace *trace, const struct tensor *tensor, s
         return 0;
     const uint64_t end = (uint64_t)trace->contract.position + trace->n;
     if (kind == STATE_CONV && (tensor->dtype != DTYPE_F32 || tensor->rank != 2))
-        return refuse_shape(tensor, "F32 [d, K-1]", "d", 0, error);
-    if (kind != STATE_CONV && (tensor->dtype != DTYPE_F32 || tensor->rank != 3 || tensor->shape[1] != end))
+        return refuse_shape(tensor, "F32 [channels, K-1]", "", 0, error);
+    if (kind == STATE_DELTA && (tensor->dtype != DTYPE_F32 || tensor->rank != 3))
+        return refuse_shape(tensor, "F32 [Hv, dk, dv]", "", 0, error);
+    if ((kind == STATE_K || kind == STATE_V) && (tensor->dtype != DTYPE_F32 || tensor->rank != 3 || tensor->shape[1] != end))
         return refuse_shape(tensor, "F32 [Hkv, P, dh]", "P", end, error);
     return 0;
 }
@@ -286,11 +290,20 @@ const float *trace_logits(const struct trace *trace, uint32_t t, float *scratch)
 
 const float *trace_tap(const struct trace *trace, uint32_t t, uint32_t layer, enum tap_point point, uint32_t *width)
 {
-    assert(t < trace->n);
+    assert(t < trace->n && !tap_is_integer(point));
     char name[48];
     const struct tensor *tensor = safetensors_find(trace->file, tap_name(layer, point, name));
     *width = tensor ? (uint32_t)tensor->shape[1] : 0;
     return tensor ? (const float *)tensor->data + (uint64_t)t * *width : NULL;
+}
+
+const int32_t *trace_experts(const struct trace *trace, uint32_t t, uint32_t layer, uint32_t *k)
+{
+    assert(t < trace->n);
+    char name[48];
+    const struct tensor *tensor = safetensors_find(trace->file, tap_name(layer, TAP_EXPERTS, name));
+    *k = tensor ? (uint32_t)tensor->shape[1] : 0;
+    return tensor ? (const int32_t *)tensor->data + (uint64_t)t * *k : NULL;
 }
 
 static int by_layer(const void *a, const void *b)
@@ -314,7 +327,7 @@ int trace_state(const struct trace *trace, struct arena *arena, struct state *st
         if (!parse_state(tensor->name, &out->layer, &out->kind))
             return error_set(error, ERROR_INPUT,
                              "%s: tensor '%s' is a state of no kind that this build knows; expected "
-                             "state.LAYER.k, .v or .conv",
+                             "state.LAYER.k, .v, .conv or .delta",
                              trace->file->path, tensor->name);
         out->rank = tensor->rank;
         memcpy(out->shape, tensor->shape, sizeof out->shape);

@@ -2,7 +2,7 @@
 // Swift or C can write without our code.
 //
 //   tokens I32 [N] · logits F32 or F16 [N, V] (or topk.ids I32 [N, K], topk.logits F32 [N, K], logsumexp F32 [N])
-//   tap.<layer>.<point> F32 [N, width] · state.<layer>.<kind> F32
+//   tap.<layer>.<point> F32 [N, width] (experts: I32 [N, k]) · state.<layer>.<kind> F32
 //   __metadata__ (strings): the contract below. Unknown keys are kept.
 //
 // Writing is streamed: rows go to their place in the file as they are computed, so memory does not grow with N.
@@ -86,8 +86,10 @@ void trace_close(struct trace **trace);
 // Logits of row t as floats [V]: a pointer into the mapping for F32, else widened into `scratch` [V]. Full logits
 // only.
 const float *trace_logits(const struct trace *trace, uint32_t t, float *scratch);
-// Tap row t, or NULL when the trace has no such tap; *width receives its width.
+// Tap row t, or NULL when the trace has no such tap; *width receives its width. Not for the experts' ids.
 const float *trace_tap(const struct trace *trace, uint32_t t, uint32_t layer, enum tap_point point, uint32_t *width);
+// The ids of row t, in the order of the trace's weights, or NULL when the trace has none. They may be any numbers.
+const int32_t *trace_experts(const struct trace *trace, uint32_t t, uint32_t layer, uint32_t *k);
 // Read-only pointers into the mapping; the list, by layer then kind, in the arena. state->n is 0 when the trace has
 // no state. ERROR_INPUT for a state of a kind that enum state_kind does not have: it is not dropped silently.
 int trace_state(const struct trace *trace, struct arena *arena, struct state *state, struct error *error);

@@ -93,7 +93,7 @@ static bool declare_tap(struct trace_writer *writer, struct layout *layout, cons
     char text[48];
     const char *name = arena_print(&writer->arena, "%s", tap_name(layer, point, text));
     writer->taps[(size_t)layer * TAP_POINTS + point] =
-        declare(layout, name, DTYPE_F32, 2, (uint64_t[]){spec->n, width});
+        declare(layout, name, tap_is_integer(point) ? DTYPE_I32 : DTYPE_F32, 2, (uint64_t[]){spec->n, width});
     writer->taps_expected += spec->n;
     if (width > writer->n_values)
         writer->n_values = width;
@@ -110,7 +110,7 @@ static bool declare_state(struct trace_writer *writer, struct layout *layout, co
     writer->first_state = layout->n;
     for (size_t i = 0; i < state->n; i++) {
         struct state_tensor *tensor = &state->tensors[i];
-        if (tensor->kind != STATE_CONV)
+        if (tensor->kind == STATE_K || tensor->kind == STATE_V)
             tensor->shape[1] = writer->end;
         char text[48];
         const char *name = arena_print(&writer->arena, "%s", state_name(tensor->layer, tensor->kind, text));
@@ -160,13 +160,26 @@ static const float *canonical(struct trace_writer *writer, const float *values, 
     return writer->values;
 }
 
+// Small whole numbers, in the memory of canonical's.
+static const int32_t *integers(struct trace_writer *writer, const float *values, uint64_t n)
+{
+    int32_t *out = (int32_t *)(void *)writer->values;
+    assert(n <= writer->n_values);
+    for (uint64_t i = 0; i < n; i++) {
+        const int32_t value = (int32_t)values[i];
+        memcpy(&out[i], &value, sizeof value);
+    }
+    return out;
+}
+
 static void put_tap(void *context, uint32_t layer, enum tap_point point, const float *row, uint32_t width)
 {
     struct trace_writer *writer = context;
     const size_t index = writer->taps[(size_t)layer * TAP_POINTS + point];
     assert(index != NO_TENSOR && width == tap_width(writer->config, writer->sink.level, layer, point));
     const uint64_t bytes = (uint64_t)width * sizeof *row;
-    safetensors_write(writer->file, index, writer->row * bytes, canonical(writer, row, width), bytes);
+    const void *values = tap_is_integer(point) ? (const void *)integers(writer, row, width) : canonical(writer, row, width);
+    safetensors_write(writer->file, index, writer->row * bytes, values, bytes);
     writer->taps_put++;
 }
 

@@ -132,7 +132,7 @@ static void rotary_table(struct oracle *o)
 static void short_conv(struct oracle *o, uint32_t layer)
 {
     const struct config *config = &o->model->config;
-    const struct lfm2_layer *weights = &o->model->layers[layer];
+    const struct layer *weights = &o->model->layers[layer];
     const uint32_t d = config->hidden, K = config->conv_taps;
     double *projected = o->wide[0], *bx = o->wide[1], *conv = o->wide[2];
     linear(o, o->u, &weights->in_proj, &weights->in_proj_bias, projected); // B | C | x
@@ -197,7 +197,7 @@ static void head_attention(struct oracle *o, uint32_t head, double *q, double *k
 static void attention(struct oracle *o, uint32_t layer)
 {
     const struct config *config = &o->model->config;
-    const struct lfm2_layer *weights = &o->model->layers[layer];
+    const struct layer *weights = &o->model->layers[layer];
     const uint32_t dh = config->head_width, all_q = config->query_heads * dh, all_k = config->key_heads * dh;
     double *q = o->wide[0], *k = o->wide[1], *v = o->wide[2], *mixed = o->u; // u [T, d] is free once projected
     linear(o, o->u, &weights->q_proj, NULL, q);
@@ -218,7 +218,7 @@ static void attention(struct oracle *o, uint32_t layer)
 
 static void feed_forward(struct oracle *o, uint32_t layer)
 {
-    const struct lfm2_layer *weights = &o->model->layers[layer];
+    const struct layer *weights = &o->model->layers[layer];
     const uint64_t n = (uint64_t)o->n * o->model->config.feed_forward;
     double *gate = o->wide[0], *up = o->wide[1];
     linear(o, o->u, &weights->w1, NULL, gate);
@@ -242,7 +242,7 @@ static void forward(struct oracle *o, const uint32_t *tokens, double *logits)
     put(o, 0, TAP_EMBED, o->h, d);
     for (uint32_t layer = 0; layer < config->layers; layer++) {
         put(o, layer, TAP_IN, o->h, d);
-        norm(o, o->h, o->n, d, &model->layers[layer].operator_norm, o->u);
+        norm(o, o->h, o->n, d, &model->layers[layer].mixer_norm, o->u);
         put(o, layer, TAP_NORM, o->u, d);
         if (config->mixers[layer] == MIXER_ATTENTION)
             attention(o, layer);

@@ -28,9 +28,9 @@ static inline void model_file_weights(struct model *model, model_file_fn visit, 
     visit(context, &model->final_norm);
     visit(context, &model->head);
     for (uint32_t i = 0; i < model->config.layers; i++) {
-        struct lfm2_layer *w = &model->layers[i];
+        struct layer *w = &model->layers[i];
         struct weight *weights[] = {
-            &w->operator_norm, &w->in_proj,  &w->in_proj_bias, &w->conv,   &w->conv_bias, &w->conv_out,
+            &w->mixer_norm, &w->in_proj,  &w->in_proj_bias, &w->conv,   &w->conv_bias, &w->conv_out,
             &w->conv_out_bias, &w->q_proj,   &w->k_proj,       &w->v_proj, &w->attn_out,  &w->q_norm,
             &w->k_norm,        &w->ffn_norm, &w->w1,           &w->w3,     &w->w2};
         for (size_t k = 0; k < sizeof weights / sizeof *weights; k++)

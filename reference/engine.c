@@ -9,12 +9,12 @@
 
 struct reference {
     struct engine engine; // first: the socket's pointer is ours
-    struct lfm2 *lfm2;
+    struct decoder *decoder;
 };
 
 static void reset(struct engine *engine)
 {
-    lfm2_reset(((struct reference *)engine)->lfm2);
+    decoder_reset(((struct reference *)engine)->decoder);
     engine->position = 0;
 }
 
@@ -35,7 +35,7 @@ static const float *forward(struct engine *engine, const uint32_t *tokens, uint3
 {
     struct floating saved;
     floating_enter(&saved);
-    const float *logits = lfm2_forward(((struct reference *)engine)->lfm2, tokens, n, engine->position, sink);
+    const float *logits = lfm2_forward(((struct reference *)engine)->decoder, tokens, n, engine->position, sink);
     floating_leave(&saved);
     engine->position += n;
     return logits;
@@ -67,12 +67,12 @@ static int batch(struct engine *engine, const uint32_t *tokens, uint32_t n, cons
 static void save(const struct engine *engine, struct state *state)
 {
     assert(state->position == engine->position);
-    lfm2_save(((const struct reference *)engine)->lfm2, state);
+    decoder_save(((const struct reference *)engine)->decoder, state);
 }
 
 static int load(struct engine *engine, const struct state *state, struct error *error)
 {
-    const int code = lfm2_load(((struct reference *)engine)->lfm2, state, error);
+    const int code = decoder_load(((struct reference *)engine)->decoder, state, error);
     if (!code)
         engine->position = state->position;
     return code;
@@ -80,7 +80,7 @@ static int load(struct engine *engine, const struct state *state, struct error *
 
 static void close_reference(struct engine *engine)
 {
-    lfm2_close(&((struct reference *)engine)->lfm2);
+    decoder_close(&((struct reference *)engine)->decoder);
     free(engine);
 }
 
@@ -98,7 +98,7 @@ int reference_open(struct engine **engine, const struct model *model, const stru
     linear.profile = options->profile;
     struct floating saved;
     floating_enter(&saved);
-    const int code = lfm2_open(&opened->lfm2, model, &linear, options->capacity, error);
+    const int code = decoder_open(&opened->decoder, model, &linear, options->capacity, error);
     floating_leave(&saved);
     if (code) {
         free(opened);
@@ -107,7 +107,7 @@ int reference_open(struct engine **engine, const struct model *model, const stru
     opened->engine = (struct engine){.class = &reference_class,
                                      .config = &model->config,
                                      .capacity = options->capacity,
-                                     .batch_width = opened->lfm2->width,
+                                     .batch_width = opened->decoder->width,
                                      .name = options->name,
                                      .device = "cpu",
                                      .precision = "float32"};

@@ -49,13 +49,13 @@ Test(model, every_field_is_the_tensor_of_its_name)
     small_config(&small);
     small.config.conv_bias = true;
     small.config.key_heads = 4; // q, k, v and out, w1 and w3 cannot be told apart by shape
-    small.config.head_width = 12;
+    small.config.head_width = small.config.rotary_width = 12;
     small_tensors(&small, DTYPE_F32);
     cr_assert_eq(bind(&small, false, &model, NULL, &error), 0, "%s", error.text);
     const struct layer *conv = &model.layers[0], *attention = &model.layers[1];
     expect_field(&model.embedding, "model.embed_tokens.weight");
     expect_field(&model.final_norm, "model.embedding_norm.weight");
-    expect_field(&conv->mixer_norm, "model.layers.0.mixer_norm.weight");
+    expect_field(&conv->mixer_norm, "model.layers.0.operator_norm.weight");
     expect_field(&conv->in_proj, "model.layers.0.conv.in_proj.weight");
     expect_field(&conv->in_proj_bias, "model.layers.0.conv.in_proj.bias");
     expect_field(&conv->conv, "model.layers.0.conv.conv.weight");
@@ -72,7 +72,7 @@ Test(model, every_field_is_the_tensor_of_its_name)
     expect_field(&attention->w1, "model.layers.1.feed_forward.w1.weight");
     expect_field(&attention->w3, "model.layers.1.feed_forward.w3.weight");
     expect_field(&attention->w2, "model.layers.1.feed_forward.w2.weight");
-    expect_field(&model.layers[2].mixer_norm, "model.layers.2.mixer_norm.weight");
+    expect_field(&model.layers[2].mixer_norm, "model.layers.2.operator_norm.weight");
 }
 
 Test(model, every_legal_shape_binds)
@@ -100,7 +100,7 @@ Test(model, every_legal_shape_binds)
         small.config.hidden = rows[i].hidden;
         small.config.query_heads = rows[i].query_heads;
         small.config.key_heads = rows[i].key_heads;
-        small.config.head_width = rows[i].head_width;
+        small.config.head_width = small.config.rotary_width = rows[i].head_width;
         small.config.feed_forward = rows[i].feed_forward;
         small.config.conv_taps = rows[i].conv_taps;
         small.config.conv_bias = rows[i].conv_bias;
@@ -201,7 +201,7 @@ Test(model, a_spoilt_tensor_is_refused_by_name)
          DTYPE_F32,
          "in_proj.weight: shape [96, 48], expected [3d, d] = [144, 48]"},
         {"norm as a matrix",
-         "model.layers.0.mixer_norm.weight",
+         "model.layers.0.operator_norm.weight",
          {48, 1},
          2,
          DTYPE_F32,
@@ -272,7 +272,7 @@ Test(model, every_missing_tensor_is_named)
 Test(model, what_belongs_to_no_part_of_the_model_is_named)
 {
     static const char *const names[] = {
-        "model.layers.3.mixer_norm.weight",    // a layer too many
+        "model.layers.3.operator_norm.weight",    // a layer too many
         "model.layers.0.self_attn.q_proj.weight", // attention in a conv layer
         "model.layers.1.conv.conv.weight",        // and the reverse
         "model.layers.0.conv.conv.bias",          // config.json says no biases

@@ -1,7 +1,7 @@
 // Batches of the reference: rows, taps and states are those of one token at a time, bit for bit, for every width; and
 // passes that are wrong on purpose, which the same comparison must catch.
 #include "harness/base/half.h"
-#include "reference/lfm2.h"
+#include "reference/decoder.h"
 #include "tests/reference_fixture.h"
 
 enum { POSITIONS = 257, WIDEST_CASE = 40 };
@@ -53,7 +53,7 @@ static struct rows *run(struct fixture *fixture, struct engine *engine, uint32_t
     rows->logits = arena_alloc(&fixture->arena, n * v, sizeof(float));
     engine->class->reset(engine);
     for (uint32_t t = 0; t < n;) {
-        uint32_t tokens[LFM2_WIDTH];
+        uint32_t tokens[DECODER_WIDTH];
         const uint32_t most = width < engine->batch_width ? width : engine->batch_width;
         const uint32_t count = n - t < most ? n - t : most;
         for (uint32_t i = 0; i < count; i++)

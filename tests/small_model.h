@@ -40,6 +40,7 @@ static inline void small_config(struct small_model *model)
                                     .query_heads = 4,
                                     .key_heads = 2,
                                     .head_width = 8,
+                                    .rotary_width = 8,
                                     .feed_forward = 40,
                                     .conv_taps = 3,
                                     .tied = true,

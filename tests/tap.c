@@ -46,10 +46,10 @@ Test(tap, widths_follow_the_mixer_and_the_level)
 
 Test(tap, names_are_those_of_the_oracles)
 {
-    static const char *const names[TAP_POINTS] = {"tap.embed",  "tap.3.in",    "tap.3.norm",    "tap.3.q",
-                                                  "tap.3.k",    "tap.3.v",     "tap.3.attn",    "tap.3.bx",
-                                                  "tap.3.conv", "tap.3.mixer", "tap.3.resid",   "tap.3.ffn_norm",
-                                                  "tap.3.ffn",  "tap.3.out",   "tap.final_norm"};
+    static const char *const names[TAP_POINTS] = {
+        "tap.embed",   "tap.3.in",    "tap.3.norm",     "tap.3.q",      "tap.3.k",       "tap.3.v",       "tap.3.beta",
+        "tap.3.g",     "tap.3.core",  "tap.3.attn",     "tap.3.bx",     "tap.3.conv",    "tap.3.mixer",   "tap.3.resid",
+        "tap.3.ffn_norm", "tap.3.router", "tap.3.experts", "tap.3.weights", "tap.3.ffn", "tap.3.out", "tap.final_norm"};
     char text[48];
     for (enum tap_point point = 0; point < TAP_POINTS; point++)
         cr_expect_str_eq(tap_name(3, point, text), names[point]);
@@ -68,7 +68,9 @@ Test(tap, sinks_see_the_points_of_their_level_only)
     const struct tap_sink sinks[] = {
         {TAPS_NONE, NULL, count_point}, {TAPS_LAYERS, NULL, count_point}, {TAPS_ALL, NULL, count_point}};
     const uint32_t all = (1u << TAP_POINTS) - 1;
-    const uint32_t details = 1u << TAP_Q | 1u << TAP_K | 1u << TAP_V | 1u << TAP_ATTN | 1u << TAP_BX | 1u << TAP_CONV;
+    const uint32_t details = 1u << TAP_Q | 1u << TAP_K | 1u << TAP_V | 1u << TAP_BETA | 1u << TAP_G | 1u << TAP_CORE |
+                             1u << TAP_ATTN | 1u << TAP_BX | 1u << TAP_CONV | 1u << TAP_ROUTER | 1u << TAP_EXPERTS |
+                             1u << TAP_WEIGHTS;
     const uint32_t expected[] = {0, all & ~details, all};
     for (size_t i = 0; i < 3; i++) {
         seen = 0;

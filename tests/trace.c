@@ -141,21 +141,21 @@ Test(trace, of_a_foreign_engine_opens_and_its_unknown_keys_are_kept)
     trace_close(&trace);
 }
 
-Test(trace, may_hold_float64_logits_and_points_of_other_families_beside_its_own)
+Test(trace, may_hold_float64_logits_and_points_of_unknown_families_beside_its_own)
 {
     const char *path = in_directory("foreign.safetensors");
     struct foreign foreign = {.pieces = {{"logits64", DTYPE_F64, 2, {N, V}},
                                          {"tokens", DTYPE_I32, 1, {N}},
                                          {"logits", DTYPE_F32, 2, {N, V}},
-                                         {"tap.0.experts", DTYPE_I32, 2, {N, 2}},
-                                         {"state.0.delta", DTYPE_F32, 3, {2, 2, 2}}},
+                                         {"tap.0.votes", DTYPE_I32, 2, {N, 2}},
+                                         {"state.0.memory", DTYPE_F32, 3, {2, 2, 2}}},
                               .metadata = {{"schema", TRACE_SCHEMA}}};
     write_foreign(path, &foreign);
     struct trace *trace = read_trace(path);
     struct state state;
     struct error error = {0};
     cr_expect_eq(trace_state(trace, &arena, &state, &error), ERROR_INPUT); // not dropped silently
-    cr_expect(strstr(error.text, "state.0.delta"), "%s", error.text);
+    cr_expect(strstr(error.text, "state.0.memory"), "%s", error.text);
     trace_close(&trace);
 }
 

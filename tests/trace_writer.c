@@ -166,6 +166,8 @@ Test(trace_writer, reads_back_every_row_tap_state_and_contract_entry)
         for (uint32_t layer = 0; layer < L; layer++)
             for (enum tap_point point = TAP_IN; point <= TAP_OUT; point++) {
                 uint32_t width;
+                if (tap_is_integer(point))
+                    continue; // trace_experts
                 const float *row = trace_tap(trace, t, layer, point, &width);
                 cr_assert_eq(width, tap_width(&config, TAPS_ALL, layer, point));
                 cr_assert_eq(row == NULL, width == 0);

@@ -64,7 +64,7 @@ struct config {
     uint32_t delta_value_width;   // dv
     // feed-forward
     uint32_t feed_forward;        // F, effective (after block_auto_adjust_ff_dim); 0 when no layer is dense
-    uint32_t dense_layers;        // the first of them; L without experts, 0 in Qwen3.5-MoE
+    uint32_t dense_layers;        // how many come before those with experts; L without experts, 0 in Qwen3.5-MoE
     // experts, in the other layers; 0 without
     uint32_t experts;             // E
     uint32_t experts_per_token;   // k, at most E
@@ -91,7 +91,7 @@ static inline bool config_is_lfm2(const struct config *config)
 
 static inline bool config_is_sparse(const struct config *config, uint32_t layer)
 {
-    return layer >= config->dense_layers;
+    return config->experts && layer >= config->dense_layers;
 }
 
 // C = 2 Hk dk + Hv dv, in the order q | k | v.

@@ -96,6 +96,7 @@ static void read_model(struct trace *trace, const char *path)
         .query_heads = head->query_heads,
         .key_heads = head->key_heads,
         .head_width = head->head_width,
+        .rotary_width = head->head_width,
         .feed_forward = head->feed_forward,
         .conv_taps = head->conv_taps,
         .norm_eps = head->norm_eps,

@@ -3,13 +3,13 @@
 #include <string.h>
 
 #include "harness/base/floating.h"
-#include "reference/lfm2.h"
+#include "reference/decoder.h"
 #include "reference/math.h"
 #include "reference/ops.h"
 
 // --- opening
 
-static float *floats(struct lfm2 *s, size_t n, bool *ok)
+static float *floats(struct decoder *s, size_t n, bool *ok)
 {
     float *memory = arena_alloc(&s->arena, n, sizeof *memory);
     *ok = *ok && memory;
@@ -17,7 +17,7 @@ static float *floats(struct lfm2 *s, size_t n, bool *ok)
 }
 
 // A vector (or the convolution's small matrix) in fp32; NULL when there is none.
-static const float *widened(struct lfm2 *s, const struct weight *weight, bool *ok)
+static const float *widened(struct decoder *s, const struct weight *weight, bool *ok)
 {
     if (weight->format == WEIGHT_NONE)
         return NULL;
@@ -27,42 +27,63 @@ static const float *widened(struct lfm2 *s, const struct weight *weight, bool *o
     return memory;
 }
 
-static void open_layer(struct lfm2 *s, uint32_t i, bool *ok)
+static size_t delta_elements(const struct config *config)
+{
+    return (size_t)config->delta_value_heads * config->delta_key_width * config->delta_value_width;
+}
+
+static void open_layer(struct decoder *s, uint32_t i, bool *ok)
 {
     const struct layer *w = &s->model->layers[i];
     const struct config *config = &s->model->config;
-    struct lfm2_memory *memory = &s->layers[i];
-    memory->mixer_norm = widened(s, &w->mixer_norm, ok);
-    memory->ffn_norm = widened(s, &w->ffn_norm, ok);
-    if (w->mixer == MIXER_CONV) {
-        memory->conv = widened(s, &w->conv, ok);
-        memory->conv_bias = widened(s, &w->conv_bias, ok);
-        memory->in_proj_bias = widened(s, &w->in_proj_bias, ok);
-        memory->conv_out_bias = widened(s, &w->conv_out_bias, ok);
-        memory->columns = floats(s, (size_t)config->hidden * (config->conv_taps - 1), ok);
-    } else {
+    struct decoder_layer *layer = &s->layers[i];
+    layer->mixer_norm = widened(s, &w->mixer_norm, ok);
+    layer->ffn_norm = widened(s, &w->ffn_norm, ok);
+    layer->expert_bias = widened(s, &w->expert_bias, ok);
+    if (w->mixer == MIXER_ATTENTION) {
         const size_t elements = (size_t)config->key_heads * s->capacity * config->head_width;
-        memory->q_norm = widened(s, &w->q_norm, ok);
-        memory->k_norm = widened(s, &w->k_norm, ok);
-        memory->keys = floats(s, elements, ok);
-        memory->values = floats(s, elements, ok);
+        layer->q_norm = widened(s, &w->q_norm, ok);
+        layer->k_norm = widened(s, &w->k_norm, ok);
+        layer->q_bias = widened(s, &w->q_bias, ok);
+        layer->k_bias = widened(s, &w->k_bias, ok);
+        layer->v_bias = widened(s, &w->v_bias, ok);
+        layer->attn_out_bias = widened(s, &w->attn_out_bias, ok);
+        layer->keys = floats(s, elements, ok);
+        layer->values = floats(s, elements, ok);
+        return;
     }
+    layer->columns = floats(s, (size_t)config_conv_channels(config, i) * (config->conv_taps - 1), ok);
+    if (w->mixer == MIXER_CONV) {
+        layer->conv = widened(s, &w->conv, ok);
+        layer->conv_bias = widened(s, &w->conv_bias, ok);
+        layer->in_proj_bias = widened(s, &w->in_proj_bias, ok);
+        layer->conv_out_bias = widened(s, &w->conv_out_bias, ok);
+        return;
+    }
+    layer->conv = widened(s, &w->delta_conv, ok);
+    layer->a_log = widened(s, &w->a_log, ok);
+    layer->dt_bias = widened(s, &w->dt_bias, ok);
+    layer->delta_norm = widened(s, &w->delta_norm, ok);
+    layer->delta = floats(s, delta_elements(config), ok);
 }
 
-static void open_activations(struct lfm2 *s, bool *ok)
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+static void open_activations(struct decoder *s, bool *ok)
 {
     const struct config *config = &s->model->config;
-    const size_t width = s->width, d = config->hidden, f = config->feed_forward;
+    const size_t width = s->width, d = config->hidden;
+    const size_t f = larger(config->feed_forward, larger(config->expert_width, config->shared_width));
     const size_t n_q = (size_t)config->query_heads * config->head_width;
     const size_t n_k = (size_t)config->key_heads * config->head_width;
-    s->cosine = floats(s, width * (config->head_width / 2), ok);
-    s->sine = floats(s, width * (config->head_width / 2), ok);
+    s->cosine = floats(s, width * (config->rotary_width / 2), ok);
+    s->sine = floats(s, width * (config->rotary_width / 2), ok);
     s->h = floats(s, width * d, ok);
     s->u = floats(s, width * d, ok);
     s->m = floats(s, width * d, ok);
-    s->bcx = floats(s, width * 3 * d, ok);
-    s->bx = floats(s, width * d, ok);
-    s->c = floats(s, width * d, ok);
     s->q = floats(s, width * n_q, ok);
     s->attn = floats(s, width * n_q, ok);
     s->k = floats(s, width * n_k, ok);
@@ -73,20 +94,25 @@ static void open_activations(struct lfm2 *s, bool *ok)
     s->gate = floats(s, width * f, ok);
     s->up = floats(s, width * f, ok);
     s->logits = floats(s, width * config->vocabulary, ok);
-    const size_t wider = n_q > d ? n_q : d;
-    const uint32_t widest = (uint32_t)(wider > f ? wider : f);
+    if (config_is_lfm2(config)) {
+        s->bcx = floats(s, width * 3 * d, ok);
+        s->bx = floats(s, width * d, ok);
+        s->c = floats(s, width * d, ok);
+    }
+    const size_t values = (size_t)config->delta_value_heads * config->delta_value_width;
+    const uint32_t widest = (uint32_t)larger(larger(d, values), larger(n_q, f)); // input of a linear layer
     s->input.split = floats(s, linear_split_size(widest), ok);
     s->batch.packed = floats(s, linear_batch_size(widest, s->width), ok);
 }
 
-int lfm2_open(struct lfm2 **lfm2, const struct model *model, const struct linear *linear, uint32_t capacity,
+int decoder_open(struct decoder **decoder, const struct model *model, const struct linear *linear, uint32_t capacity,
               struct error *error)
 {
-    *lfm2 = NULL;
+    *decoder = NULL;
     if (capacity < 1 || capacity > MATH_ANGLE_MAX)
         return error_set(error, ERROR_USAGE, "reference: room for %u positions asked for; it can have 1 to %d",
                          capacity, (int)MATH_ANGLE_MAX);
-    struct lfm2 *s = calloc(1, sizeof *s);
+    struct decoder *s = calloc(1, sizeof *s);
     if (!s)
         return error_set(error, ERROR_RUNTIME, "reference: no memory");
     const struct config *config = &model->config;
@@ -94,43 +120,46 @@ int lfm2_open(struct lfm2 **lfm2, const struct model *model, const struct linear
     s->model = model;
     s->linear = *linear;
     s->capacity = capacity;
-    s->width = capacity < LFM2_WIDTH ? capacity : LFM2_WIDTH;
+    s->width = capacity < DECODER_WIDTH ? capacity : DECODER_WIDTH;
     s->scale = math_reciprocal_sqrt(config->head_width);
     s->layers = arena_alloc(&s->arena, config->layers, sizeof *s->layers);
     ok = s->layers != NULL;
     for (uint32_t i = 0; ok && i < config->layers; i++)
         open_layer(s, i, &ok);
     s->final_norm = widened(s, &model->final_norm, &ok);
-    float *frequencies = floats(s, config->head_width / 2, &ok);
+    float *frequencies = floats(s, config->rotary_width / 2, &ok);
     if (ok)
         open_activations(s, &ok);
     if (!ok) {
-        lfm2_close(&s);
+        decoder_close(&s);
         return error_set(error, ERROR_RUNTIME, "reference: no memory for the caches of %u positions; fewer may fit",
                          capacity);
     }
-    ops_rope_frequencies(config->rope_theta, config->head_width, frequencies);
+    ops_rope_frequencies(config->rope_theta, config->rotary_width, frequencies);
     s->frequencies = frequencies;
-    *lfm2 = s;
+    *decoder = s;
     return 0;
 }
 
-void lfm2_close(struct lfm2 **lfm2)
+void decoder_close(struct decoder **decoder)
 {
-    if (!lfm2 || !*lfm2)
+    if (!decoder || !*decoder)
         return;
-    arena_close(&(*lfm2)->arena);
-    free(*lfm2);
-    *lfm2 = NULL;
+    arena_close(&(*decoder)->arena);
+    free(*decoder);
+    *decoder = NULL;
 }
 
-void lfm2_reset(struct lfm2 *s)
+void decoder_reset(struct decoder *s)
 {
     const struct config *config = &s->model->config;
-    const size_t elements = (size_t)config->hidden * (config->conv_taps - 1);
-    for (uint32_t i = 0; i < config->layers; i++)
-        if (s->layers[i].columns)
-            memset(s->layers[i].columns, 0, elements * sizeof(float));
+    for (uint32_t i = 0; i < config->layers; i++) {
+        const struct decoder_layer *layer = &s->layers[i];
+        if (layer->columns)
+            memset(layer->columns, 0, config_conv_channels(config, i) * (config->conv_taps - 1) * sizeof(float));
+        if (layer->delta)
+            memset(layer->delta, 0, delta_elements(config) * sizeof(float));
+    }
     // keys and values of positions that have not been written are never read
 }
 
@@ -143,27 +172,32 @@ struct cache {
     size_t heads, used, stride;
 };
 
-static struct cache find_cache(const struct lfm2 *s, const struct state_tensor *tensor, uint32_t position)
+static bool has_shape(const struct state_tensor *tensor, uint64_t a, uint64_t b, uint64_t c)
 {
-    const struct config *config = &s->model->config;
-    struct cache cache = {NULL, 0, 0, 0};
-    if (tensor->layer >= config->layers)
-        return cache;
-    const struct lfm2_memory *memory = &s->layers[tensor->layer];
-    const uint64_t *shape = tensor->shape;
-    if (tensor->kind == STATE_CONV) {
-        if (tensor->rank == 2 && shape[0] == config->hidden && shape[1] == config->conv_taps - 1)
-            cache = (struct cache){memory->columns, 1, tensor->elements, tensor->elements};
-    } else if (tensor->rank == 3 && shape[0] == config->key_heads && shape[1] == position &&
-               shape[2] == config->head_width) {
-        const size_t dh = config->head_width;
-        cache = (struct cache){tensor->kind == STATE_K ? memory->keys : memory->values, config->key_heads,
-                               position * dh, s->capacity * dh};
-    }
-    return cache;
+    return tensor->rank == (c ? 3 : 2) && tensor->shape[0] == a && tensor->shape[1] == b && (!c || tensor->shape[2] == c);
 }
 
-void lfm2_save(const struct lfm2 *s, struct state *state)
+static struct cache find_cache(const struct decoder *s, const struct state_tensor *tensor, uint32_t position)
+{
+    const struct config *config = &s->model->config;
+    const struct cache none = {NULL, 0, 0, 0};
+    if (tensor->layer >= config->layers)
+        return none;
+    const struct decoder_layer *layer = &s->layers[tensor->layer];
+    const struct cache conv = {layer->columns, 1, tensor->elements, tensor->elements};
+    const struct cache delta = {layer->delta, 1, tensor->elements, tensor->elements};
+    if (tensor->kind == STATE_CONV)
+        return has_shape(tensor, config_conv_channels(config, tensor->layer), config->conv_taps - 1, 0) ? conv : none;
+    if (tensor->kind == STATE_DELTA)
+        return has_shape(tensor, config->delta_value_heads, config->delta_key_width, config->delta_value_width) ? delta
+                                                                                                            : none;
+    const size_t dh = config->head_width;
+    const struct cache heads = {tensor->kind == STATE_K ? layer->keys : layer->values, config->key_heads,
+                                position * dh, s->capacity * dh};
+    return has_shape(tensor, config->key_heads, position, dh) ? heads : none;
+}
+
+void decoder_save(const struct decoder *s, struct state *state)
 {
     for (size_t i = 0; i < state->n; i++) {
         const struct state_tensor *tensor = &state->tensors[i];
@@ -176,7 +210,7 @@ void lfm2_save(const struct lfm2 *s, struct state *state)
 }
 
 // Each cache of the model exactly once, with the model's shape.
-static int check_state(const struct lfm2 *s, const struct state *state, struct error *error)
+static int check_state(const struct decoder *s, const struct state *state, struct error *error)
 {
     const struct config *config = &s->model->config;
     if (state->position > s->capacity)
@@ -198,14 +232,14 @@ static int check_state(const struct lfm2 *s, const struct state *state, struct e
     }
     size_t expected = 0;
     for (uint32_t i = 0; i < config->layers; i++)
-        expected += config->mixers[i] == MIXER_ATTENTION ? 2 : 1;
+        expected += config->mixers[i] == MIXER_CONV ? 1 : 2;
     if (state->n != expected)
         return error_set(error, ERROR_CONTRACT, "state: %zu tensors, expected %zu for the %u layers of this model",
                          state->n, expected, config->layers);
     return 0;
 }
 
-int lfm2_load(struct lfm2 *s, const struct state *state, struct error *error)
+int decoder_load(struct decoder *s, const struct state *state, struct error *error)
 {
     const int code = check_state(s, state, error);
     if (code)

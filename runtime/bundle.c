@@ -100,7 +100,7 @@ static int open_plan(struct bundle *bundle, const struct metadata *metadata, str
     const char *path = join(bundle, "precision.json");
     if (!path)
         return no_memory(bundle->path, error);
-    const int code = plan_read(path, &bundle->plan, error);
+    const int code = plan_read(path, bundle->config.family, &bundle->plan, error);
     if (code)
         return code;
     for (int row = 0; row < PLAN_ROWS; row++)

@@ -8,7 +8,7 @@
 struct runtime_engine {
     struct engine base; // first: the socket's pointer is ours
     struct arena arena;
-    struct runtime_lfm2 *run;
+    struct step *run;
 };
 
 static struct runtime_engine *own(struct engine *engine)
@@ -19,7 +19,7 @@ static struct runtime_engine *own(struct engine *engine)
 static void reset(struct engine *engine)
 {
     engine->position = 0;
-    runtime_lfm2_reset(own(engine)->run);
+    step_reset(own(engine)->run);
 }
 
 static int step(struct engine *engine, uint32_t token, const struct tap_sink *taps, const float **logits,
@@ -43,7 +43,7 @@ static void save(const struct engine *engine, struct state *state)
 {
     struct floating saved;
     floating_enter(&saved);
-    runtime_lfm2_save(((const struct runtime_engine *)engine)->run, state);
+    step_save(((const struct runtime_engine *)engine)->run, state);
     floating_leave(&saved);
 }
 
@@ -51,7 +51,7 @@ static int load(struct engine *engine, const struct state *state, struct error *
 {
     struct floating saved;
     floating_enter(&saved);
-    const int failed = runtime_lfm2_load(own(engine)->run, state, error);
+    const int failed = step_load(own(engine)->run, state, error);
     if (!failed)
         engine->position = state->position;
     floating_leave(&saved);
@@ -112,7 +112,7 @@ static int engine_fill(struct runtime_engine *engine, const struct model *model,
     };
     int failed = projections_check(model, options->plan, error);
     if (!failed)
-        failed = runtime_lfm2_open(&engine->arena, model, options->plan, options->fault, options->isa, options->pool,
+        failed = step_open(&engine->arena, model, options->plan, options->fault, options->isa, options->pool,
                                    options->capacity, &engine->run, error);
     if (!failed)
         engine->run->profile = options->profile;

@@ -17,6 +17,8 @@ static const struct {
     [PLAN_DEQUANT] = {"dequant", PRECISION_F32, false},
     [PLAN_KV_STATE] = {"kv_state", PRECISION_F16, false},
     [PLAN_CONV_STATE] = {"conv_state", PRECISION_F16, false},
+    [PLAN_DELTA_STATE] = {"delta_state", PRECISION_F16, false},
+    [PLAN_DELTA_NORM] = {"delta_norm", PRECISION_F32, false},
     [PLAN_ROPE_FREQUENCY] = {"rope_frequency", PRECISION_F32, false},
     [PLAN_ROPE_TABLE] = {"rope_table", PRECISION_F16, false},
     [PLAN_LOGITS] = {"logits", PRECISION_F16, false},
@@ -30,6 +32,14 @@ const char *plan_row_name(enum plan_row row)
 const char *precision_name(enum precision precision)
 {
     return precision == PRECISION_F16 ? "f16" : "f32";
+}
+
+bool plan_has(enum family family, enum plan_row row)
+{
+    const bool lfm2 = family == FAMILY_LFM2 || family == FAMILY_LFM2_MOE;
+    if (row == PLAN_ATTENTION_PROJECTIONS)
+        return lfm2;
+    return !lfm2 || (row != PLAN_DELTA_STATE && row != PLAN_DELTA_NORM);
 }
 
 void plan_default(struct plan *plan)
@@ -61,11 +71,14 @@ static int row_read(struct json root, enum plan_row row, enum precision *out, st
     return 0;
 }
 
-static int document_read(struct json root, struct plan *plan, struct error *error)
+static int document_read(struct json root, enum family family, struct plan *plan, struct error *error)
 {
     const char *keys[PLAN_ROWS + 2] = {"schema"};
+    int n = 1;
     for (int row = 0; row < PLAN_ROWS; row++)
-        keys[row + 1] = rows[row].name;
+        if (plan_has(family, (enum plan_row)row))
+            keys[n++] = rows[row].name;
+    plan_default(plan);
     int failed = json_need_object(root, error);
     if (failed)
         return failed;
@@ -79,29 +92,30 @@ static int document_read(struct json root, struct plan *plan, struct error *erro
     if ((failed = json_only(root, keys, error)))
         return failed;
     for (int row = 0; row < PLAN_ROWS; row++)
-        if ((failed = row_read(root, (enum plan_row)row, &plan->rows[row], error)))
+        if (plan_has(family, (enum plan_row)row) && (failed = row_read(root, (enum plan_row)row, &plan->rows[row], error)))
             return failed;
     return 0;
 }
 
-int plan_read(const char *path, struct plan *plan, struct error *error)
+int plan_read(const char *path, enum family family, struct plan *plan, struct error *error)
 {
     struct json_document *document;
     int failed = json_open_file(&document, path, PLAN_BYTES_MAX, error);
     if (failed)
         return failed;
     struct plan read;
-    failed = document_read(json_root(document), &read, error);
+    failed = document_read(json_root(document), family, &read, error);
     if (!failed)
         *plan = read;
     json_close(&document);
     return failed;
 }
 
-void plan_write(struct output *output, const struct plan *plan)
+void plan_write(struct output *output, enum family family, const struct plan *plan)
 {
     output_print(output, "{\n  \"schema\": \"%s\"", PLAN_SCHEMA);
     for (int row = 0; row < PLAN_ROWS; row++)
-        output_print(output, ",\n  \"%s\": \"%s\"", rows[row].name, precision_name(plan->rows[row]));
+        if (plan_has(family, (enum plan_row)row))
+            output_print(output, ",\n  \"%s\": \"%s\"", rows[row].name, precision_name(plan->rows[row]));
     output_print(output, "\n}\n");
 }

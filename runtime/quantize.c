@@ -120,7 +120,7 @@ static int write_plan(struct work *work, struct error *error)
         return code;
     struct plan plan;
     plan_default(&plan);
-    plan_write(output, &plan);
+    plan_write(output, work->request->model->config.family, &plan);
     return output_commit(&output, error);
 }
 

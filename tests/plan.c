@@ -52,7 +52,7 @@ Test(plan, default_is_the_table_of_the_arithmetic)
     struct error error = {0};
     plan_default(&plan);
     write_text(whole);
-    cr_assert_eq(plan_read(path, &read, &error), 0, "%s", error.text);
+    cr_assert_eq(plan_read(path, FAMILY_LFM2, &read, &error), 0, "%s", error.text);
     cr_expect_eq(memcmp(&plan, &read, sizeof plan), 0);
 }
 
@@ -63,15 +63,26 @@ Test(plan, is_read_as_it_was_written)
         struct plan plan, read;
         struct output *output;
         struct error error = {0};
+        const enum family family = plan_has(FAMILY_LFM2, (enum plan_row)row) ? FAMILY_LFM2 : FAMILY_QWEN35;
         plan_default(&plan);
         if (row != PLAN_ACTIVATIONS)
             plan.rows[row] = plan.rows[row] == PRECISION_F16 ? PRECISION_F32 : PRECISION_F16;
         cr_assert_eq(output_open(&output, path, &error), 0, "%s", error.text);
-        plan_write(output, &plan);
+        plan_write(output, family, &plan);
         cr_assert_eq(output_commit(&output, &error), 0, "%s", error.text);
-        cr_assert_eq(plan_read(path, &read, &error), 0, "%s", error.text);
+        cr_assert_eq(plan_read(path, family, &read, &error), 0, "%s", error.text);
         cr_expect_eq(memcmp(&plan, &read, sizeof plan), 0, "%s", plan_row_name((enum plan_row)row));
     }
+}
+
+Test(plan, of_a_family_has_no_row_of_another)
+{
+    struct plan plan;
+    struct error error = {0};
+    write_text(whole); // of LFM2
+    cr_expect_eq(plan_read(path, FAMILY_QWEN35, &plan, &error), ERROR_INPUT);
+    cr_expect(strstr(error.text, "attention_projections"), "%s", error.text);
+    cr_expect(!plan_has(FAMILY_LFM2_MOE, PLAN_DELTA_STATE) && plan_has(FAMILY_QWEN35_MOE, PLAN_DELTA_STATE));
 }
 
 Test(plan, refuses_what_is_wrong_by_name_and_leaves_the_old_plan)
@@ -97,13 +108,13 @@ Test(plan, refuses_what_is_wrong_by_name_and_leaves_the_old_plan)
         struct error error = {0};
         plan = before;
         write_changed(cases[i].from, cases[i].to);
-        cr_expect_eq(plan_read(path, &plan, &error), ERROR_INPUT, "%s", cases[i].to);
+        cr_expect_eq(plan_read(path, FAMILY_LFM2, &plan, &error), ERROR_INPUT, "%s", cases[i].to);
         cr_expect(strstr(error.text, cases[i].named) && strstr(error.text, "precision.json"), "%s", error.text);
         cr_expect_eq(memcmp(&plan, &before, sizeof plan), 0);
     }
     struct error error = {0};
     unlink(path);
-    cr_expect_eq(plan_read(path, &plan, &error), ERROR_INPUT);
+    cr_expect_eq(plan_read(path, FAMILY_LFM2, &plan, &error), ERROR_INPUT);
     cr_expect(strstr(error.text, "precision.json"), "%s", error.text);
 }
 

@@ -296,7 +296,7 @@ static int write_file(struct copy *copy, const char *directory, const char *name
     if (bytes)
         output_append(output, bytes, (size_t)size);
     else
-        plan_write(output, &copy->plan);
+        plan_write(output, copy->bundle->config.family, &copy->plan);
     return output_commit(&output, error);
 }
 

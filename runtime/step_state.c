@@ -1,60 +1,73 @@
-// The caches of the runtime's LFM2: keys in blocks of 32 positions side by side, values row by row, the last K-1
-// columns B*x.
+// The caches: keys in blocks of 32 positions side by side, values row by row, the last K-1 columns of a convolution's
+// input, the delta net's state.
 #include <math.h>
 #include <string.h>
 
 #include "harness/base/floating.h"
 #include "harness/base/half.h"
-#include "runtime/lfm2.h"
+#include "runtime/step.h"
 
-static size_t state_size(const struct runtime_lfm2 *run)
+static size_t state_size(const struct step *run)
 {
     return run->plan.rows[PLAN_KV_STATE] == PRECISION_F16 ? sizeof(uint16_t) : sizeof(float);
 }
 
-static size_t positions(const struct runtime_lfm2 *run) // capacity in whole blocks
+static size_t delta_size(const struct step *run)
+{
+    return run->plan.rows[PLAN_DELTA_STATE] == PRECISION_F16 ? sizeof(uint16_t) : sizeof(float);
+}
+
+static size_t positions(const struct step *run) // capacity in whole blocks
 {
     return ((size_t)run->capacity + ATTENTION_BLOCK - 1) / ATTENTION_BLOCK * ATTENTION_BLOCK;
 }
 
-static size_t history_size(const struct config *config)
+static size_t history_size(const struct config *config, uint32_t layer)
 {
-    return (size_t)(config->conv_taps - 1) * config->hidden;
+    return (size_t)(config->conv_taps - 1) * config_conv_channels(config, layer);
 }
 
-int runtime_lfm2_state_open(struct runtime_lfm2 *run, struct arena *arena, struct error *error)
+static size_t delta_elements(const struct config *config)
+{
+    return (size_t)config->delta_value_heads * config->delta_key_width * config->delta_value_width;
+}
+
+static bool layer_open(struct step *run, uint32_t i, struct arena *arena)
 {
     const struct config *config = &run->model->config;
     const size_t row = (size_t)config->key_heads * config->head_width * state_size(run);
-    for (uint32_t i = 0; i < config->layers; i++) {
-        struct runtime_layer *own = &run->layers[i];
-        bool ok;
-        if (config->mixers[i] == MIXER_CONV) {
-            own->history = arena_alloc(arena, history_size(config), sizeof *own->history);
-            ok = own->history;
-        } else {
-            own->keys = arena_alloc(arena, positions(run), row);
-            own->values = arena_alloc(arena, positions(run), row);
-            ok = own->keys && own->values;
-        }
-        if (!ok)
+    struct step_layer *own = &run->layers[i];
+    if (config->mixers[i] == MIXER_ATTENTION) {
+        own->keys = arena_alloc(arena, positions(run), row);
+        own->values = arena_alloc(arena, positions(run), row);
+        return own->keys && own->values;
+    }
+    own->history = arena_alloc(arena, history_size(config, i), sizeof *own->history);
+    if (config->mixers[i] == MIXER_DELTA)
+        own->delta = arena_alloc(arena, delta_elements(config), delta_size(run));
+    return own->history && (own->delta || config->mixers[i] == MIXER_CONV);
+}
+
+int step_state_open(struct step *run, struct arena *arena, struct error *error)
+{
+    for (uint32_t i = 0; i < run->model->config.layers; i++)
+        if (!layer_open(run, i, arena))
             return error_set(error, ERROR_RUNTIME,
                              "memory is exhausted: layer %u has no room for the state of %u positions; "
                              "ask for fewer",
                              i, run->capacity);
-    }
     return 0;
 }
 
 // --- where an element lies
 
-static size_t key_index(const struct runtime_lfm2 *run, uint32_t head, uint32_t t, uint32_t c)
+static size_t key_index(const struct step *run, uint32_t head, uint32_t t, uint32_t c)
 {
     const size_t dh = run->model->config.head_width;
     return head * positions(run) * dh + (t / ATTENTION_BLOCK * dh + c) * ATTENTION_BLOCK + t % ATTENTION_BLOCK;
 }
 
-static size_t value_index(const struct runtime_lfm2 *run, uint32_t head, uint32_t t, uint32_t c)
+static size_t value_index(const struct step *run, uint32_t head, uint32_t t, uint32_t c)
 {
     const size_t dh = run->model->config.head_width;
     return (head * positions(run) + t) * dh + c;
@@ -76,9 +89,9 @@ static float get(const void *cache, enum precision precision, size_t index)
 
 // --- the step's side
 
-void runtime_lfm2_remember_column(struct runtime_lfm2 *run, uint32_t layer, const float *column)
+void step_remember_column(struct step *run, uint32_t layer, const float *column)
 {
-    const size_t d = run->model->config.hidden, size = history_size(&run->model->config);
+    const size_t d = config_conv_channels(&run->model->config, layer), size = history_size(&run->model->config, layer);
     float *history = run->layers[layer].history;
     if (!size)
         return; // one tap needs no history
@@ -86,11 +99,11 @@ void runtime_lfm2_remember_column(struct runtime_lfm2 *run, uint32_t layer, cons
     memcpy(history + size - d, column, d * sizeof *history);
 }
 
-void runtime_lfm2_remember_position(struct runtime_lfm2 *run, uint32_t layer, uint32_t slot, const float *k,
+void step_remember_position(struct step *run, uint32_t layer, uint32_t slot, const float *k,
                                     const float *v)
 {
     const struct config *config = &run->model->config;
-    const struct runtime_layer *own = &run->layers[layer];
+    const struct step_layer *own = &run->layers[layer];
     const enum precision precision = run->plan.rows[PLAN_KV_STATE];
     for (uint32_t head = 0; head < config->key_heads; head++)
         for (uint32_t c = 0; c < config->head_width; c++) {
@@ -99,7 +112,7 @@ void runtime_lfm2_remember_position(struct runtime_lfm2 *run, uint32_t layer, ui
         }
 }
 
-struct attention_view runtime_lfm2_view(const struct runtime_lfm2 *run, uint32_t layer, uint32_t head,
+struct attention_view step_view(const struct step *run, uint32_t layer, uint32_t head,
                                         uint32_t length)
 {
     const uint32_t dh = run->model->config.head_width;
@@ -116,12 +129,15 @@ struct attention_view runtime_lfm2_view(const struct runtime_lfm2 *run, uint32_t
 
 // --- the engine's side
 
-void runtime_lfm2_reset(struct runtime_lfm2 *run)
+void step_reset(struct step *run)
 {
     const struct config *config = &run->model->config;
-    for (uint32_t i = 0; i < config->layers; i++)
-        if (config->mixers[i] == MIXER_CONV && run->fault != FAULT_STATE_NOT_RESET)
-            memset(run->layers[i].history, 0, history_size(config) * sizeof(float));
+    for (uint32_t i = 0; i < config->layers && run->fault != FAULT_STATE_NOT_RESET; i++) {
+        if (run->layers[i].history)
+            memset(run->layers[i].history, 0, history_size(config, i) * sizeof(float));
+        if (run->layers[i].delta)
+            memset(run->layers[i].delta, 0, delta_elements(config) * delta_size(run));
+    }
     // Keys and values past the position are never read, but by the one fault that leaves a slot unwritten.
     for (uint32_t i = 0; i < config->layers && run->fault == FAULT_KV_SLOT; i++)
         if (config->mixers[i] == MIXER_ATTENTION) {
@@ -131,29 +147,44 @@ void runtime_lfm2_reset(struct runtime_lfm2 *run)
         }
 }
 
-// Element [head, t, c] of a k or v, or [channel, column] of a conv, in the order of struct state.
-static float state_get(const struct runtime_lfm2 *run, const struct state_tensor *tensor, const uint64_t at[3])
+static size_t delta_index(const struct step *run, uint32_t head, uint32_t i, uint32_t j)
 {
-    const struct runtime_layer *own = &run->layers[tensor->layer];
+    const struct config *config = &run->model->config;
+    return ((size_t)head * config->delta_key_width + i) * config->delta_value_width + j;
+}
+
+static enum plan_row state_row(enum state_kind kind)
+{
+    return kind == STATE_CONV ? PLAN_CONV_STATE : kind == STATE_DELTA ? PLAN_DELTA_STATE : PLAN_KV_STATE;
+}
+
+// Element [head, t, c] of a k or v, [channel, column] of a conv, [head, i, j] of a delta, in the order of struct state.
+static float state_get(const struct step *run, const struct state_tensor *tensor, const uint64_t at[3])
+{
+    const struct step_layer *own = &run->layers[tensor->layer];
     const uint32_t a = (uint32_t)at[0], b = (uint32_t)at[1], c = (uint32_t)at[2];
     if (tensor->kind == STATE_CONV)
-        return own->history[(size_t)b * run->model->config.hidden + a];
-    const enum precision precision = run->plan.rows[PLAN_KV_STATE];
+        return own->history[(size_t)b * config_conv_channels(&run->model->config, tensor->layer) + a];
+    const enum precision precision = run->plan.rows[state_row(tensor->kind)];
+    if (tensor->kind == STATE_DELTA)
+        return get(own->delta, precision, delta_index(run, a, b, c));
     return tensor->kind == STATE_K ? get(own->keys, precision, key_index(run, a, b, c))
                                    : get(own->values, precision, value_index(run, a, b, c));
 }
 
-static void state_put(struct runtime_lfm2 *run, const struct state_tensor *tensor, const uint64_t at[3], float value)
+static void state_put(struct step *run, const struct state_tensor *tensor, const uint64_t at[3], float value)
 {
-    struct runtime_layer *own = &run->layers[tensor->layer];
+    struct step_layer *own = &run->layers[tensor->layer];
     const uint32_t a = (uint32_t)at[0], b = (uint32_t)at[1], c = (uint32_t)at[2];
-    const enum precision precision = run->plan.rows[tensor->kind == STATE_CONV ? PLAN_CONV_STATE : PLAN_KV_STATE];
+    const enum precision precision = run->plan.rows[state_row(tensor->kind)];
     if (tensor->kind == STATE_K)
         put(own->keys, precision, key_index(run, a, b, c), value);
     else if (tensor->kind == STATE_V)
         put(own->values, precision, value_index(run, a, b, c), value);
+    else if (tensor->kind == STATE_DELTA)
+        put(own->delta, precision, delta_index(run, a, b, c), value);
     else
-        own->history[(size_t)b * run->model->config.hidden + a] =
+        own->history[(size_t)b * config_conv_channels(&run->model->config, tensor->layer) + a] =
             precision == PRECISION_F16 ? half_round(value) : value;
 }
 
@@ -166,7 +197,7 @@ static void state_at(const struct state_tensor *tensor, uint64_t e, uint64_t at[
     at[0] = e / (tensor->elements / tensor->shape[0]);
 }
 
-void runtime_lfm2_save(const struct runtime_lfm2 *run, struct state *state)
+void step_save(const struct step *run, struct state *state)
 {
     uint64_t at[3];
     for (size_t i = 0; i < state->n; i++)
@@ -176,7 +207,7 @@ void runtime_lfm2_save(const struct runtime_lfm2 *run, struct state *state)
         }
 }
 
-static int state_check(const struct runtime_lfm2 *run, const struct state *state, struct error *error)
+static int state_check(const struct step *run, const struct state *state, struct error *error)
 {
     struct arena arena = {0};
     struct state own;
@@ -201,9 +232,9 @@ static int state_check(const struct runtime_lfm2 *run, const struct state *state
 }
 
 // Finite in fp32 and infinite as a half: a finding, not something to be rounded away.
-static int overflow_check(const struct runtime_lfm2 *run, const struct state_tensor *tensor, struct error *error)
+static int overflow_check(const struct step *run, const struct state_tensor *tensor, struct error *error)
 {
-    const enum plan_row row = tensor->kind == STATE_CONV ? PLAN_CONV_STATE : PLAN_KV_STATE;
+    const enum plan_row row = state_row(tensor->kind);
     for (uint64_t e = 0; run->plan.rows[row] == PRECISION_F16 && e < tensor->elements; e++) {
         char name[48];
         if (isfinite(tensor->data[e]) && isinf(half_round(tensor->data[e])))
@@ -216,7 +247,7 @@ static int overflow_check(const struct runtime_lfm2 *run, const struct state_ten
     return 0;
 }
 
-int runtime_lfm2_load(struct runtime_lfm2 *run, const struct state *state, struct error *error)
+int step_load(struct step *run, const struct state *state, struct error *error)
 {
     if (state->position > run->capacity)
         return error_set(error, ERROR_USAGE, "the state has %u positions and the engine was opened for %u",

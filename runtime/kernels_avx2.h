@@ -23,7 +23,7 @@ void kernels_avx2_rms_norm_gated(const float *o, const float *w, const float *z,
 void kernels_avx2_silu(const float *x, size_t n, float *y);
 void kernels_avx2_l2_norm(const float *x, uint32_t n, float scale, enum precision chain, float *y);
 void kernels_avx2_delta_step(const struct delta_state *state, const float *q, const float *k, const float *v,
-                                  float beta, float g, float *out);
+                             float beta, float g, float *out);
 
 // --- eight floats at a time
 

@@ -44,6 +44,11 @@ void kernels_avx2_l2_norm(const float *x, uint32_t n, float scale, enum precisio
 
 // --- the step
 
+ALWAYS bool any_nan(__m256 v)
+{
+    return _mm256_movemask_ps(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+}
+
 ALWAYS __m256 load_columns(const struct delta_state *state, enum precision precision, size_t index, size_t n)
 {
     if (n >= 8)
@@ -57,7 +62,6 @@ ALWAYS __m256 load_columns(const struct delta_state *state, enum precision preci
 
 ALWAYS void store_columns(const struct delta_state *state, enum precision precision, size_t index, size_t n, __m256 v)
 {
-    v = canonical(v);
     if (precision == PRECISION_F32) {
         store((float *)state->s + index, n, v);
         return;
@@ -68,6 +72,15 @@ ALWAYS void store_columns(const struct delta_state *state, enum precision precis
     _mm_storeu_si128((__m128i *)(n >= 8 ? to : part), halves);
     if (n < 8)
         memcpy(to, part, n * sizeof *part);
+}
+
+// The canonical NaN for every NaN of the columns j .. j + n - 1.
+ALWAYS void canonical_columns(const struct delta_state *state, enum precision precision, size_t j, size_t n)
+{
+    for (size_t i = 0; i < state->key_width; i++) {
+        const size_t index = i * state->value_width + j;
+        store_columns(state, precision, index, n, canonical(load_columns(state, precision, index, n)));
+    }
 }
 
 // The columns j .. of `registers` registers, n of them in each: both passes over their part of the state.
@@ -94,8 +107,11 @@ ALWAYS void step(const struct delta_state *state, enum precision precision, int 
             o[r] = _mm256_fmadd_ps(_mm256_set1_ps(q[i]), updated, o[r]);
             store_columns(state, precision, index, n, updated);
         }
-    for (int r = 0; r < registers; r++)
+    for (int r = 0; r < registers; r++) {
         store(out + j + 8 * (size_t)r, n, round8(o[r], PRECISION_F16));
+        if (any_nan(o[r])) // every NaN of S is in o
+            canonical_columns(state, precision, j + 8 * (size_t)r, n);
+    }
 }
 
 ALWAYS void steps(const struct delta_state *state, enum precision precision, const float *q, const float *k,

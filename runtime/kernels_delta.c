@@ -35,7 +35,7 @@ void kernels_scalar_l2_norm(const float *x, uint32_t n, float scale, enum precis
 
 float kernels_softplus(float x)
 {
-    static const float terms[] = {0x1.4917cep-6f,  -0x1.d6b08cp-5f, 0x1.b4ae08p-4f, -0x1.3a435ep-3f,
+    static const float terms[] = {0x1.4917cep-6f, -0x1.d6b08cp-5f, 0x1.b4ae08p-4f, -0x1.3a435ep-3f,
                                   0x1.934b54p-3f, -0x1.ff23e6p-3f, 0x1.554ddp-2f,  -0x1.ffffd2p-2f};
     if (x != x)
         return canonical(x);

@@ -46,6 +46,11 @@ void kernels_neon_l2_norm(const float *x, uint32_t n, float scale, enum precisio
 
 // --- the step
 
+ALWAYS bool any_nan(float32x4_t v)
+{
+    return vminvq_u32(vceqq_f32(v, v)) == 0;
+}
+
 ALWAYS float32x4_t load_columns(const struct delta_state *state, enum precision precision, size_t index, size_t n)
 {
     if (n >= 4)
@@ -57,9 +62,9 @@ ALWAYS float32x4_t load_columns(const struct delta_state *state, enum precision 
     return widen(vld1_u16(part));
 }
 
-ALWAYS void store_columns(const struct delta_state *state, enum precision precision, size_t index, size_t n, float32x4_t v)
+ALWAYS void store_columns(const struct delta_state *state, enum precision precision, size_t index, size_t n,
+                          float32x4_t v)
 {
-    v = canonical(v);
     if (precision == PRECISION_F32) {
         store((float *)state->s + index, n, v);
         return;
@@ -70,6 +75,15 @@ ALWAYS void store_columns(const struct delta_state *state, enum precision precis
     vst1_u16(n >= 4 ? to : part, halves);
     if (n < 4)
         memcpy(to, part, n * sizeof *part);
+}
+
+// The canonical NaN for every NaN of the columns j .. j + n - 1.
+ALWAYS void canonical_columns(const struct delta_state *state, enum precision precision, size_t j, size_t n)
+{
+    for (size_t i = 0; i < state->key_width; i++) {
+        const size_t index = i * state->value_width + j;
+        store_columns(state, precision, index, n, canonical(load_columns(state, precision, index, n)));
+    }
 }
 
 // The columns j .. of `registers` registers, n of them in each: both passes over their part of the state.
@@ -96,8 +110,11 @@ ALWAYS void step(const struct delta_state *state, enum precision precision, int 
             o[r] = vfmaq_f32(o[r], vdupq_n_f32(q[i]), updated);
             store_columns(state, precision, index, n, updated);
         }
-    for (int r = 0; r < registers; r++)
+    for (int r = 0; r < registers; r++) {
         store(out + j + 4 * (size_t)r, n, round4(o[r], PRECISION_F16));
+        if (any_nan(o[r])) // every NaN of S is in o
+            canonical_columns(state, precision, j + 4 * (size_t)r, n);
+    }
 }
 
 ALWAYS void steps(const struct delta_state *state, enum precision precision, const float *q, const float *k,

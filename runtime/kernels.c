@@ -1,26 +1,13 @@
 // kernels: the definition. Slow on purpose where that reads better; its twins are checked against it bit for bit.
-#include "runtime/kernels.h"
+#include "runtime/kernels_scalar.h"
 
 #include <assert.h>
 #include <math.h>
 #include <string.h>
 
-#include "harness/base/floating.h"
-#include "harness/base/half.h"
-
-enum { LANES = 32, CHAIN = 8 };
+enum { CHAIN = 8 };
 
 #define NO_SCORE (-1e30f) // below every score: |q . k| of halves is at most 2^32 dh
-
-static float canonical(float v)
-{
-    return v == v ? v : float_from_bits(FLOAT_NAN_BITS);
-}
-
-static float rounded(float v, enum precision to)
-{
-    return to == PRECISION_F16 ? half_round(v) : v;
-}
 
 static void round_row(float *x, size_t n, enum precision to)
 {
@@ -29,14 +16,6 @@ static void round_row(float *x, size_t n, enum precision to)
 }
 
 // --- sums
-
-static float tree(float lane[LANES], enum precision sum)
-{
-    for (int step = LANES / 2; step; step /= 2)
-        for (int l = 0; l < step; l++)
-            lane[l] = rounded(lane[l] + lane[l + step], sum);
-    return lane[0];
-}
 
 static void arrange(const float *x, uint32_t n, float *arranged)
 {
@@ -108,15 +87,27 @@ static void linear(const struct weight *weight, const float *x, struct linear_ru
     }
 }
 
-static void rms_norm(const float *x, const float *w, uint32_t n, float eps, float *y)
+float kernels_scalar_inverse_rms(const float *x, uint32_t n, float eps)
 {
     float squares[LANES] = {0};
     for (uint32_t k = 0; k < n; k++)
         squares[k % LANES] = fmaf(x[k], x[k], squares[k % LANES]);
     const float mean = tree(squares, PRECISION_F32) / (float)n;
-    const float r = 1.0f / sqrtf(mean + eps);
+    return 1.0f / sqrtf(mean + eps);
+}
+
+static void rms_norm(const float *x, const float *w, uint32_t n, float eps, float *y)
+{
+    const float r = kernels_scalar_inverse_rms(x, n, eps);
     for (uint32_t k = 0; k < n; k++)
         y[k] = half_round(half_round(x[k] * r) * w[k]);
+}
+
+static void rms_norm_centred(const float *x, const float *w, uint32_t n, float eps, float *y)
+{
+    const float r = kernels_scalar_inverse_rms(x, n, eps);
+    for (uint32_t k = 0; k < n; k++)
+        y[k] = half_round((x[k] * r) * (1.0f + w[k]));
 }
 
 // --- attention
@@ -128,12 +119,6 @@ static void rope(float *x, const float *cos, const float *sin, uint32_t dh, enum
         x[j] = canonical(rounded(fmaf(x1, cos[j], -(x2 * sin[j])), to));
         x[j + dh / 2] = canonical(rounded(fmaf(x2, cos[j], x1 * sin[j]), to));
     }
-}
-
-static float state_at(const void *state, enum precision precision, size_t index)
-{
-    return precision == PRECISION_F16 ? half_to_float(((const uint16_t *)state)[index])
-                                      : ((const float *)state)[index];
 }
 
 // Comparison instead of fmaxf: a NaN score is passed over here, and reaches the sums as a NaN p.
@@ -218,6 +203,17 @@ float kernels_exp(float x)
     return p * float_from_bits((uint32_t)((int32_t)n + 127) << 23);
 }
 
+float kernels_sigmoid(float x)
+{
+    return canonical(1.0f / (1.0f + kernels_exp(-x)));
+}
+
+static void attention_gate(const float *o, const float *gate, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = half_round(o[i] * half_round(kernels_sigmoid(gate[i])));
+}
+
 static void short_conv(const float *history, const float *newest, const float *taps, const float *bias, uint32_t d,
                        uint32_t n_taps, float *c)
 {
@@ -233,10 +229,8 @@ static void short_conv(const float *history, const float *newest, const float *t
 
 static void swiglu(const float *gate, const float *up, size_t n, float *y)
 {
-    for (size_t i = 0; i < n; i++) {
-        const float sigmoid = 1.0f / (1.0f + kernels_exp(-gate[i]));
-        y[i] = half_round(half_round(gate[i] * sigmoid) * up[i]);
-    }
+    for (size_t i = 0; i < n; i++)
+        y[i] = half_round(half_round(gate[i] * kernels_sigmoid(gate[i])) * up[i]);
 }
 
 static void product(const float *a, const float *b, size_t n, enum precision to, float *y)
@@ -258,12 +252,19 @@ void kernels_init(struct kernels *kernels, enum isa isa)
         .arrange = arrange,
         .linear = linear,
         .rms_norm = rms_norm,
+        .rms_norm_centred = rms_norm_centred,
+        .rms_norm_gated = kernels_scalar_rms_norm_gated,
         .rope = rope,
         .attention = attention,
+        .attention_gate = attention_gate,
         .short_conv = short_conv,
+        .silu = kernels_scalar_silu,
         .swiglu = swiglu,
         .product = product,
         .add = add,
+        .l2_norm = kernels_scalar_l2_norm,
+        .delta_step = kernels_scalar_delta_step,
+        .expert_sum = kernels_scalar_expert_sum,
     };
 #if defined(__x86_64__)
     if (isa == ISA_AVX2 || isa == ISA_AVX512)

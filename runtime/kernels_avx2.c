@@ -15,16 +15,19 @@ static void round_row(float *x, size_t n, enum precision to)
 
 static void rms_norm(const float *x, const float *w, uint32_t n, float eps, float *y)
 {
-    __m256 squares[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
-    for (uint32_t k = 0; k < n; k += 8) { // +0 past the end: fma(0, 0, a sum of squares) changes nothing
-        const __m256 v = load(x + k, n - k);
-        squares[k / 8 % 4] = _mm256_fmadd_ps(v, v, squares[k / 8 % 4]);
-    }
-    const float mean = tree(squares, PRECISION_F32) / (float)n;
-    const __m256 r = _mm256_set1_ps(1.0f / sqrtf(mean + eps));
+    const __m256 r = inverse_rms(x, n, eps);
     for (uint32_t k = 0; k < n; k += 8) {
         const __m256 unit = through_half(_mm256_mul_ps(load(x + k, n - k), r));
         store(y + k, n - k, round8(_mm256_mul_ps(unit, load(w + k, n - k)), PRECISION_F16));
+    }
+}
+
+static void rms_norm_centred(const float *x, const float *w, uint32_t n, float eps, float *y)
+{
+    const __m256 r = inverse_rms(x, n, eps), one = _mm256_set1_ps(1);
+    for (uint32_t k = 0; k < n; k += 8) {
+        const __m256 unit = _mm256_mul_ps(load(x + k, n - k), r), factor = _mm256_add_ps(one, load(w + k, n - k));
+        store(y + k, n - k, round8(_mm256_mul_ps(unit, factor), PRECISION_F16));
     }
 }
 
@@ -41,33 +44,6 @@ static void rope(float *x, const float *cos, const float *sin, uint32_t dh, enum
         store(x + j, half - j, round8(first, to));
         store(x + half + j, half - j, round8(second, to));
     }
-}
-
-ALWAYS __m256 exp8(__m256 x)
-{
-    const __m256 n =
-        _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269502f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m256 r = _mm256_fmadd_ps(n, _mm256_set1_ps(-0.693145752f), x);
-    r = _mm256_fmadd_ps(n, _mm256_set1_ps(-1.42860677e-6f), r);
-    __m256 p = _mm256_set1_ps(1.98412698e-4f);
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.38888889e-3f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(8.33333333e-3f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(4.16666667e-2f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.66666667e-1f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.5f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
-    const __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
-    __m256 e = _mm256_mul_ps(p, _mm256_castsi256_ps(power)); // of no use outside [-87, 88]: replaced below
-    e = _mm256_blendv_ps(e, _mm256_setzero_ps(), _mm256_cmp_ps(x, _mm256_set1_ps(-87.0f), _CMP_LT_OQ));
-    e = _mm256_blendv_ps(e, _mm256_set1_ps(INFINITY), _mm256_cmp_ps(x, _mm256_set1_ps(88.0f), _CMP_GT_OQ));
-    return _mm256_blendv_ps(e, x, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
-}
-
-ALWAYS __m256 load_state(const void *state, enum precision precision, size_t index)
-{
-    return precision == PRECISION_F16 ? widen((const uint16_t *)state + index)
-                                      : _mm256_loadu_ps((const float *)state + index);
 }
 
 ALWAYS float state_at(const void *state, enum precision precision, size_t index)
@@ -192,12 +168,18 @@ static void short_conv(const float *history, const float *newest, const float *t
 
 static void swiglu(const float *gate, const float *up, size_t n, float *y)
 {
-    const __m256 one = _mm256_set1_ps(1), minus = _mm256_set1_ps(-0.0f);
     for (size_t i = 0; i < n; i += 8) {
         const __m256 g = load(gate + i, n - i);
-        const __m256 sigmoid = _mm256_div_ps(one, _mm256_add_ps(one, exp8(_mm256_xor_ps(g, minus))));
-        const __m256 silu = through_half(_mm256_mul_ps(g, sigmoid));
+        const __m256 silu = through_half(_mm256_mul_ps(g, sigmoid8(g)));
         store(y + i, n - i, round8(_mm256_mul_ps(silu, load(up + i, n - i)), PRECISION_F16));
+    }
+}
+
+static void attention_gate(const float *o, const float *gate, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i += 8) {
+        const __m256 share = through_half(sigmoid8(load(gate + i, n - i)));
+        store(y + i, n - i, round8(_mm256_mul_ps(load(o + i, n - i), share), PRECISION_F16));
     }
 }
 
@@ -213,6 +195,16 @@ static void add(const float *a, const float *b, size_t n, float *y)
         store(y + i, n - i, round8(_mm256_add_ps(load(a + i, n - i), load(b + i, n - i)), PRECISION_F16));
 }
 
+static void expert_sum(const float *outputs, const float *weights, uint32_t slots, uint32_t d, float *y)
+{
+    for (uint32_t i = 0; i < d; i += 8) {
+        __m256 acc = _mm256_setzero_ps();
+        for (uint32_t slot = 0; slot < slots; slot++)
+            acc = _mm256_fmadd_ps(_mm256_set1_ps(weights[slot]), load(outputs + (size_t)slot * d + i, d - i), acc);
+        store(y + i, d - i, round8(acc, PRECISION_F16));
+    }
+}
+
 void kernels_init_avx2(struct kernels *kernels)
 {
     *kernels = (struct kernels){
@@ -220,11 +212,18 @@ void kernels_init_avx2(struct kernels *kernels)
         .arrange = kernels_avx2_arrange,
         .linear = kernels_avx2_linear,
         .rms_norm = rms_norm,
+        .rms_norm_centred = rms_norm_centred,
+        .rms_norm_gated = kernels_avx2_rms_norm_gated,
         .rope = rope,
         .attention = attention,
+        .attention_gate = attention_gate,
         .short_conv = short_conv,
+        .silu = kernels_avx2_silu,
         .swiglu = swiglu,
         .product = product,
         .add = add,
+        .l2_norm = kernels_avx2_l2_norm,
+        .delta_step = kernels_avx2_delta_step,
+        .expert_sum = expert_sum,
     };
 }

@@ -16,18 +16,19 @@ static void round_row(float *x, size_t n, enum precision to)
 
 static void rms_norm(const float *x, const float *w, uint32_t n, float eps, float *y)
 {
-    float32x4_t squares[8];
-    for (int i = 0; i < 8; i++)
-        squares[i] = vdupq_n_f32(0);
-    for (uint32_t k = 0; k < n; k += 4) { // +0 past the end: fma(0, 0, a sum of squares) changes nothing
-        const float32x4_t v = load(x + k, n - k);
-        squares[k / 4 % 8] = vfmaq_f32(squares[k / 4 % 8], v, v);
-    }
-    const float mean = tree(squares, PRECISION_F32) / (float)n;
-    const float32x4_t r = vdupq_n_f32(1.0f / sqrtf(mean + eps));
+    const float32x4_t r = inverse_rms(x, n, eps);
     for (uint32_t k = 0; k < n; k += 4) {
         const float32x4_t unit = through_half(vmulq_f32(load(x + k, n - k), r));
         store(y + k, n - k, round4(vmulq_f32(unit, load(w + k, n - k)), PRECISION_F16));
+    }
+}
+
+static void rms_norm_centred(const float *x, const float *w, uint32_t n, float eps, float *y)
+{
+    const float32x4_t r = inverse_rms(x, n, eps), one = vdupq_n_f32(1);
+    for (uint32_t k = 0; k < n; k += 4) {
+        const float32x4_t unit = vmulq_f32(load(x + k, n - k), r), factor = vaddq_f32(one, load(w + k, n - k));
+        store(y + k, n - k, round4(vmulq_f32(unit, factor), PRECISION_F16));
     }
 }
 
@@ -44,32 +45,6 @@ static void rope(float *x, const float *cos, const float *sin, uint32_t dh, enum
         store(x + j, half - j, round4(first, to));
         store(x + half + j, half - j, round4(second, to));
     }
-}
-
-ALWAYS float32x4_t exp4(float32x4_t x)
-{
-    const float32x4_t n = vrndnq_f32(vmulq_f32(x, vdupq_n_f32(1.44269502f)));
-    float32x4_t r = vfmaq_f32(x, n, vdupq_n_f32(-0.693145752f));
-    r = vfmaq_f32(r, n, vdupq_n_f32(-1.42860677e-6f));
-    float32x4_t p = vdupq_n_f32(1.98412698e-4f);
-    p = vfmaq_f32(vdupq_n_f32(1.38888889e-3f), p, r);
-    p = vfmaq_f32(vdupq_n_f32(8.33333333e-3f), p, r);
-    p = vfmaq_f32(vdupq_n_f32(4.16666667e-2f), p, r);
-    p = vfmaq_f32(vdupq_n_f32(1.66666667e-1f), p, r);
-    p = vfmaq_f32(vdupq_n_f32(0.5f), p, r);
-    p = vfmaq_f32(vdupq_n_f32(1.0f), p, r);
-    p = vfmaq_f32(vdupq_n_f32(1.0f), p, r);
-    const uint32x4_t power = vaddq_u32(vreinterpretq_u32_s32(vcvtq_s32_f32(n)), vdupq_n_u32(127)); // saturates
-    float32x4_t e = vmulq_f32(p, vreinterpretq_f32_u32(vshlq_n_u32(power, 23))); // outside [-87, 88]: replaced below
-    e = vbslq_f32(vcltq_f32(x, vdupq_n_f32(-87.0f)), vdupq_n_f32(0), e);
-    e = vbslq_f32(vcgtq_f32(x, vdupq_n_f32(88.0f)), vdupq_n_f32(INFINITY), e);
-    return vbslq_f32(vceqq_f32(x, x), e, x);
-}
-
-ALWAYS float32x4_t load_state(const void *state, enum precision precision, size_t index)
-{
-    return precision == PRECISION_F16 ? widen(vld1_u16((const uint16_t *)state + index))
-                                      : vld1q_f32((const float *)state + index);
 }
 
 ALWAYS float state_at(const void *state, enum precision precision, size_t index)
@@ -205,12 +180,18 @@ static void short_conv(const float *history, const float *newest, const float *t
 
 static void swiglu(const float *gate, const float *up, size_t n, float *y)
 {
-    const float32x4_t one = vdupq_n_f32(1);
     for (size_t i = 0; i < n; i += 4) {
         const float32x4_t g = load(gate + i, n - i);
-        const float32x4_t sigmoid = vdivq_f32(one, vaddq_f32(one, exp4(vnegq_f32(g))));
-        const float32x4_t silu = through_half(vmulq_f32(g, sigmoid));
+        const float32x4_t silu = through_half(vmulq_f32(g, sigmoid4(g)));
         store(y + i, n - i, round4(vmulq_f32(silu, load(up + i, n - i)), PRECISION_F16));
+    }
+}
+
+static void attention_gate(const float *o, const float *gate, size_t n, float *y)
+{
+    for (size_t i = 0; i < n; i += 4) {
+        const float32x4_t share = through_half(sigmoid4(load(gate + i, n - i)));
+        store(y + i, n - i, round4(vmulq_f32(load(o + i, n - i), share), PRECISION_F16));
     }
 }
 
@@ -226,6 +207,16 @@ static void add(const float *a, const float *b, size_t n, float *y)
         store(y + i, n - i, round4(vaddq_f32(load(a + i, n - i), load(b + i, n - i)), PRECISION_F16));
 }
 
+static void expert_sum(const float *outputs, const float *weights, uint32_t slots, uint32_t d, float *y)
+{
+    for (uint32_t i = 0; i < d; i += 4) {
+        float32x4_t acc = vdupq_n_f32(0);
+        for (uint32_t slot = 0; slot < slots; slot++)
+            acc = vfmaq_f32(acc, vdupq_n_f32(weights[slot]), load(outputs + (size_t)slot * d + i, d - i));
+        store(y + i, d - i, round4(acc, PRECISION_F16));
+    }
+}
+
 void kernels_init_neon(struct kernels *kernels)
 {
     *kernels = (struct kernels){
@@ -233,11 +224,18 @@ void kernels_init_neon(struct kernels *kernels)
         .arrange = kernels_neon_arrange,
         .linear = kernels_neon_linear,
         .rms_norm = rms_norm,
+        .rms_norm_centred = rms_norm_centred,
+        .rms_norm_gated = kernels_neon_rms_norm_gated,
         .rope = rope,
         .attention = attention,
+        .attention_gate = attention_gate,
         .short_conv = short_conv,
+        .silu = kernels_neon_silu,
         .swiglu = swiglu,
         .product = product,
         .add = add,
+        .l2_norm = kernels_neon_l2_norm,
+        .delta_step = kernels_neon_delta_step,
+        .expert_sum = expert_sum,
     };
 }

@@ -9,6 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
+
 #include "harness/base/floating.h"
 #include "harness/base/half.h"
 #include "runtime/kernels.h"
@@ -108,6 +112,15 @@ static inline size_t first_difference(const float *a, const float *b, size_t n, 
     return n;
 }
 
+// The first place where y is not what a slow model in double gives; a NaN must be the canonical one.
+static inline uint32_t first_off(const double *slow, const float *y, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (float_to_bits(y[i]) != (isnan(slow[i]) ? FLOAT_NAN_BITS : float_to_bits((float)slow[i])))
+            return i;
+    return n;
+}
+
 static inline void expect_equal(const float *c, const float *fast, size_t n, bool canonical, const char *what)
 {
     const size_t i = first_difference(c, fast, n, canonical);
@@ -175,5 +188,24 @@ static inline void run_linear_into(const struct kernels *kernels, const struct w
     kernels->linear(w, arranged, rule, 0, w->rows, all);
     memcpy(y, all, sizeof all);
 }
+
+// --- flush to zero
+
+#if defined(__SSE__)
+// Subnormals are flushed, in and out, until flush_end is given the result.
+static inline unsigned flush_begin(void)
+{
+    const unsigned saved = _mm_getcsr();
+    _mm_setcsr(saved | 0x8040); // FTZ | DAZ
+    volatile float smallest = 0x1p-126f, half = 0.5f;
+    cr_assert(smallest * half == 0, "control: the flush is on");
+    return saved;
+}
+
+static inline void flush_end(unsigned saved)
+{
+    _mm_setcsr(saved);
+}
+#endif
 
 #endif

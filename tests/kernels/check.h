@@ -37,6 +37,13 @@ void check_swiglu(struct check *check, const struct candidate *candidate);
 void check_product(struct check *check, const struct candidate *candidate);
 void check_add(struct check *check, const struct candidate *candidate);
 void check_attention(struct check *check, const struct candidate *candidate);
+void check_rms_norm_centred(struct check *check, const struct candidate *candidate);
+void check_rms_norm_gated(struct check *check, const struct candidate *candidate);
+void check_attention_gate(struct check *check, const struct candidate *candidate);
+void check_silu(struct check *check, const struct candidate *candidate);
+void check_l2_norm(struct check *check, const struct candidate *candidate);
+void check_delta_step(struct check *check, const struct candidate *candidate);
+void check_expert_sum(struct check *check, const struct candidate *candidate);
 
 // The definition of a reference kernel, and the runtime's table of them.
 linear_fn check_definition(enum weight_format format);

@@ -29,6 +29,13 @@ const struct subject check_subjects[] = {
     {"runtime.product", check_product, WEIGHT_NONE},
     {"runtime.add", check_add, WEIGHT_NONE},
     {"runtime.attention", check_attention, WEIGHT_NONE},
+    {"runtime.rms_norm_centred", check_rms_norm_centred, WEIGHT_NONE},
+    {"runtime.rms_norm_gated", check_rms_norm_gated, WEIGHT_NONE},
+    {"runtime.attention_gate", check_attention_gate, WEIGHT_NONE},
+    {"runtime.silu", check_silu, WEIGHT_NONE},
+    {"runtime.l2_norm", check_l2_norm, WEIGHT_NONE},
+    {"runtime.delta_step", check_delta_step, WEIGHT_NONE},
+    {"runtime.expert_sum", check_expert_sum, WEIGHT_NONE},
     {NULL, NULL, WEIGHT_NONE},
 };
 

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "harness/base/half.h"
-#include "tests/kernels/check.h"
+#include "tests/kernels/wrong.h"
 
 // --- the reference's linear kernel
 
@@ -289,12 +289,6 @@ static void attention_drops_nan(const struct attention_view *view, const float *
 
 // --- the table
 
-struct wrong {
-    const char *subject, *fault; // NULL: right, must pass
-    linear_fn rows;
-    struct kernels kernels; // what is set replaces the definition
-};
-
 static const struct wrong wrongs[] = {
     {"reference.linear.*", NULL, .rows = right_rows},
     {"reference.linear.*", "one chain", .rows = sequential},
@@ -348,30 +342,43 @@ static struct kernels with_fault(const struct kernels *wrong)
     TAKE(swiglu);
     TAKE(product);
     TAKE(add);
+    TAKE(rms_norm_centred);
+    TAKE(rms_norm_gated);
+    TAKE(attention_gate);
+    TAKE(silu);
+    TAKE(l2_norm);
+    TAKE(delta_step);
+    TAKE(expert_sum);
 #undef TAKE
     return made;
+}
+
+static void check_wrong(const struct wrong *wrong, const char *pattern, uint64_t seed, check_result_fn result)
+{
+    for (const struct subject *subject = check_subjects; subject->name; subject++) {
+        char name[128];
+        snprintf(name, sizeof name, "control %s: %s", subject->name, wrong->fault ? wrong->fault : "no fault");
+        if (fnmatch(wrong->subject, subject->name, 0) || fnmatch(pattern, name, 0))
+            continue;
+        if (!result) {
+            printf("%s\n", name);
+            continue;
+        }
+        const struct kernels kernels = with_fault(&wrong->kernels);
+        const struct candidate candidate = {subject->format, wrong->rows, &kernels};
+        struct check check = {.random = seed, .is_control = true};
+        char detail[400];
+        subject->check(&check, &candidate);
+        snprintf(detail, sizeof detail, "%lu of %lu outputs; %s", check.wrong, check.compared,
+                 check.wrong ? check.first : "no difference");
+        result(wrong->fault ? check.wrong > 0 : check.wrong == 0, name, detail);
+    }
 }
 
 void check_wrong_kernels(const char *pattern, uint64_t seed, check_result_fn result)
 {
     for (size_t i = 0; i < sizeof wrongs / sizeof *wrongs; i++)
-        for (const struct subject *subject = check_subjects; subject->name; subject++) {
-            const struct wrong *wrong = &wrongs[i];
-            char name[128];
-            snprintf(name, sizeof name, "control %s: %s", subject->name, wrong->fault ? wrong->fault : "no fault");
-            if (fnmatch(wrong->subject, subject->name, 0) || fnmatch(pattern, name, 0))
-                continue;
-            if (!result) {
-                printf("%s\n", name);
-                continue;
-            }
-            const struct kernels kernels = with_fault(&wrong->kernels);
-            const struct candidate candidate = {subject->format, wrong->rows, &kernels};
-            struct check check = {.random = seed, .is_control = true};
-            char detail[400];
-            subject->check(&check, &candidate);
-            snprintf(detail, sizeof detail, "%lu of %lu outputs; %s", check.wrong, check.compared,
-                     check.wrong ? check.first : "no difference");
-            result(wrong->fault ? check.wrong > 0 : check.wrong == 0, name, detail);
-        }
+        check_wrong(&wrongs[i], pattern, seed, result);
+    for (const struct wrong *wrong = wrong_delta; wrong->subject; wrong++)
+        check_wrong(wrong, pattern, seed, result);
 }

@@ -204,6 +204,29 @@ static void log_in_two_parts(double base, double *high, double *low)
     *low = rest - (*high - sum);
 }
 
+// ln(1 + e), e >= 0: the sum in two parts, u + rest exactly, and ln(u + rest) = ln u + rest / u up to
+// (rest / u)^2 / 2, which is below 2^-53 of the result.
+static double log1p_double(double e)
+{
+    const double u = 1.0 + e;
+    const double rest = e > 1.0 ? 1.0 - (u - e) : e - (u - 1.0);
+    double high, low;
+    log_in_two_parts(u, &high, &low);
+    return high + (low + rest / u);
+}
+
+double math_wide_softplus(float x)
+{
+    if (!(x <= (float)MATH_SOFTPLUS_THRESHOLD)) // a NaN too
+        return x;
+    return log1p_double(exp_double(x));
+}
+
+float math_softplus(float x)
+{
+    return (float)math_wide_softplus(x);
+}
+
 double math_wide_pow(double base, float exponent)
 {
     if (!(base >= 0x1p-1022 && base < INFINITY && fabsf(exponent) <= 8.0f))

@@ -20,7 +20,7 @@ struct delta_input {
     const float *q, *k; // [dk], L2-normalized, q times dk^-1/2: ops_l2_norm
     const float *v;     // [dv]
     float g, beta;
-    const float *next;  // the state [dk, dv] that is wanted after this one, fetched meanwhile: speed only. NULL: none
+    const float *next; // the state [dk, dv] that is wanted after this one, fetched meanwhile: speed only. NULL: none
 };
 
 //   S[i][j] = S[i][j] fl32(e^g)

@@ -138,9 +138,9 @@ Test(reference_delta, sums_over_dk_are_double)
 
 // What a step may get wrong, each a row of the pitfalls (architecture.md 14). FAITHFUL is the formula.
 enum fault { FAITHFUL, DECAY_AFTER_READ, NO_EXP, READ_BEFORE_WRITE, TRANSPOSED, NO_BETA, BETA_ON_V_ONLY, FAULTS };
-static const char *const FAULT_NAMES[FAULTS] = {"faithful",     "decay after the read", "decay without exp",
-                                                "o of the old state", "S = d k^T",      "beta left out",
-                                                "beta on v only"};
+static const char *const FAULT_NAMES[FAULTS] = {
+    "faithful",  "decay after the read", "decay without exp", "o of the old state",
+    "S = d k^T", "beta left out",        "beta on v only"};
 
 static void step_in_double(const struct head *in, enum fault fault, double S[DK][DV], double out[DV])
 {
@@ -247,8 +247,8 @@ Test(reference_delta, a_nan_in_any_input_or_in_the_state_reaches_the_output)
         for (int which = 0; which < 6; which++) {
             struct head head;
             head_fill(&head);
-            float *const inputs[] = {&head.q[at], &head.k[at], &head.v[at % DV], &head.g, &head.beta,
-                                     &head.S[at * DV + at % DV]};
+            float *const inputs[] = {&head.q[at], &head.k[at], &head.v[at % DV],
+                                     &head.g,     &head.beta,  &head.S[at * DV + at % DV]};
             *inputs[which] = NAN;
             step(&head);
             cr_expect(isnan(head.out[at % DV]), "input %d", which);

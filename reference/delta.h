@@ -1,7 +1,8 @@
-// delta: the gated delta rule of Qwen3.5, one value head and one token at a time (architecture.md 4.4).
+// delta: what the gated delta net of Qwen3.5 has of its own: convolution, gates, and the delta rule, one token at a
+// time, the rule one value head at a time (architecture.md 4.4).
 //
 // What decides the bits: fp32 throughout, each operation rounded, fma where it says fma; the sums over dk run in
-// double with i increasing and are rounded once, so that they may be vectors over j (arithmetic.md 2). The function
+// double with i increasing and are rounded once, so that they may be vectors over j (arithmetic.md 2). The kernel
 // named "scalar" is the definition; every other one gives its bits (NaN payloads excepted). Nothing here allocates.
 #ifndef ASSAY_REFERENCE_DELTA_H
 #define ASSAY_REFERENCE_DELTA_H
@@ -16,6 +17,14 @@
 void delta_gates(const float *a, const float *b, const float *a_log, const float *dt_bias, uint32_t n, float *g,
                  float *beta);
 
+// The depthwise causal convolution and its activation, the state moved on by one column:
+//   columns of channel i: state[i][0 ... K-2], m[i]
+//   c[i] = fl32(silu(fma chain over j = 0 ... K-1 of w[i][j] column[j], from +0))
+//   state[i] = columns 1 ... K-1, before the activation
+// m, c [channels]; w [channels, K]; state [channels, K-1], oldest first.
+typedef void (*delta_convolve_fn)(const float *m, const float *w, uint32_t channels, uint32_t taps, float *state,
+                                  float *c);
+
 struct delta_input {
     const float *q, *k; // [dk], L2-normalized, q times dk^-1/2: ops_l2_norm
     const float *v;     // [dv]
@@ -28,17 +37,18 @@ struct delta_input {
 //   S[i][j] = fma(k[i], d[j], S[i][j])
 //   out[j] = fl32(sum over i of q[i] S[i][j])                   reads the updated state
 // S [dk, dv]; out [dv] is no input's; sums [dv] is scratch. A NaN in q, k, v, g, beta or S reaches out.
-typedef void (*delta_fn)(const struct delta_input *input, uint32_t dk, uint32_t dv, float *S, double *sums,
-                         float *out);
+typedef void (*delta_step_fn)(const struct delta_input *input, uint32_t dk, uint32_t dv, float *S, double *sums,
+                              float *out);
 
 struct delta_kernel {
     const char *name; // "scalar", "avx2"
     enum isa isa;
-    delta_fn step;
+    delta_convolve_fn convolve;
+    delta_step_fn step;
 };
 // Every one in this build, the scalar one first, faster ones later; ends with name NULL.
 extern const struct delta_kernel delta_kernels[];
 // The last one that `isa` includes and this processor has.
-delta_fn delta_best(enum isa isa);
+const struct delta_kernel *delta_best(enum isa isa);
 
 #endif

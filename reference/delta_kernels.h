@@ -1,4 +1,4 @@
-// delta_kernels: the one body of delta.h's step, compiled once for each instruction set. It is plain C: the inner
+// delta_kernels: the one body of delta.h's kernels, compiled once for each instruction set. It is plain C: the inner
 // loops run over j, so the compiler makes vectors of them and no sum changes its order. Four rows at a time, so that
 // a sum is loaded and stored once for four of its terms. Included by delta*.c only.
 #ifndef ASSAY_REFERENCE_DELTA_KERNELS_H
@@ -10,6 +10,7 @@
 #include "harness/base/floating.h"
 #include "reference/delta.h"
 #include "reference/math.h"
+#include "reference/math_inline.h"
 
 // Reading memory takes as long as a whole step, so the next state comes in while this one is computed.
 static inline void delta_fetch(const float *next, size_t first, size_t n)
@@ -81,6 +82,34 @@ static inline void delta_write(const struct delta_input *input, const float *res
         }
 }
 
+// The chains of `channels` channels; the state moves on. `taps` is a constant where it matters.
+static inline void delta_chains(const float *restrict m, const float *restrict w, uint32_t channels, uint32_t taps,
+                                float *restrict state, float *restrict c)
+{
+    const uint32_t kept = taps - 1;
+    for (uint32_t i = 0; i < channels; i++, w += taps, state += kept) {
+        float sum = 0.0f;
+        for (uint32_t j = 0; j < kept; j++)
+            sum = fmaf(w[j], state[j], sum);
+        c[i] = fmaf(w[kept], m[i], sum);
+        for (uint32_t j = 0; j + 1 < kept; j++)
+            state[j] = state[j + 1];
+        if (kept)
+            state[kept - 1] = m[i];
+    }
+}
+
+static inline void delta_convolve_body(const float *m, const float *w, uint32_t channels, uint32_t taps, float *state,
+                                       float *c)
+{
+    if (taps == 4)
+        delta_chains(m, w, channels, 4, state, c);
+    else
+        delta_chains(m, w, channels, taps, state, c);
+    for (uint32_t i = 0; i < channels; i++)
+        c[i] = (float)((double)c[i] / (1.0 + math_exp_double(-(double)c[i]))); // math_silu
+}
+
 static inline void delta_step_body(const struct delta_input *input, uint32_t dk, uint32_t dv, float *S, double *sums,
                                    float *out)
 {
@@ -93,6 +122,7 @@ static inline void delta_step_body(const struct delta_input *input, uint32_t dk,
 }
 
 #if defined(__x86_64__)
+void delta_convolve_avx2(const float *m, const float *w, uint32_t channels, uint32_t taps, float *state, float *c);
 void delta_step_avx2(const struct delta_input *input, uint32_t dk, uint32_t dv, float *S, double *sums, float *out);
 #endif
 

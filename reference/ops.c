@@ -143,12 +143,6 @@ void ops_short_conv(const float *bx, const float *w, const float *bias, uint32_t
     }
 }
 
-void ops_silu(const float *x, uint32_t n, float *y)
-{
-    for (uint32_t i = 0; i < n; i++)
-        y[i] = math_silu(x[i]);
-}
-
 void ops_sigmoid_gate(const float *x, const float *gate, uint32_t n, float *y)
 {
     for (uint32_t i = 0; i < n; i++)

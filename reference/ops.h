@@ -64,9 +64,6 @@ void ops_multiply(const float *a, const float *b, uint32_t n, float *out);
 void ops_short_conv(const float *bx, const float *w, const float *bias, uint32_t d, uint32_t taps, float *state,
                     float *c);
 
-// y[i] = fl32(silu(x[i])): the activation after Qwen3.5's convolution, whose state stays before it. [n]; y may be x.
-void ops_silu(const float *x, uint32_t n, float *y);
-
 // y[i] = x[i] fl32(sigmoid(gate[i])). [n]; y may be x or gate. (architecture.md 4.4, attention's output gate)
 void ops_sigmoid_gate(const float *x, const float *gate, uint32_t n, float *y);
 

@@ -52,6 +52,75 @@ Test(reference_delta, gates_keep_a_nan)
     }
 }
 
+// --- the convolution
+
+enum { CHANNELS = 37, MOST_TAPS = 5, TOKENS = 9 };
+
+// How many outputs differ from the whole sequence's convolution, and whether the state is its last columns, before
+// the activation.
+static unsigned convolution_faults(delta_convolve_fn convolve, uint32_t taps)
+{
+    float m[TOKENS][CHANNELS], w[CHANNELS * MOST_TAPS], state[CHANNELS * (MOST_TAPS - 1) + 1] = {0}, c[CHANNELS + 1];
+    const uint32_t kept = taps - 1;
+    unsigned faults = 0;
+    for (uint32_t i = 0; i < CHANNELS * taps; i++)
+        w[i] = 2 * wave(i + 50);
+    state[CHANNELS * kept] = c[CHANNELS] = 77; // guards
+    for (uint32_t t = 0; t < TOKENS; t++) {
+        for (uint32_t i = 0; i < CHANNELS; i++)
+            m[t][i] = i == 3 ? 1e6f * wave(t) : 3 * wave(t * CHANNELS + i); // e^1e6 too
+        convolve(m[t], w, CHANNELS, taps, state, c);
+        for (uint32_t i = 0; i < CHANNELS; i++) {
+            float chain = 0;
+            for (uint32_t j = 0; j < taps; j++) // columns before the first are 0
+                chain = fmaf(w[i * taps + j], t + j >= kept ? m[t + j - kept][i] : 0, chain);
+            faults += float_to_bits(c[i]) != float_to_bits(math_silu(chain));
+            for (uint32_t j = 0; j < kept; j++)
+                faults += state[i * kept + j] != (t + j + 1 >= kept ? m[t + j + 1 - kept][i] : 0);
+        }
+    }
+    return faults + (state[CHANNELS * kept] != 77) + (c[CHANNELS] != 77);
+}
+
+static void state_after_the_activation(const float *m, const float *w, uint32_t channels, uint32_t taps, float *state,
+                                       float *c)
+{
+    delta_best(ISA_SCALAR)->convolve(m, w, channels, taps, state, c);
+    for (uint32_t i = 0; i < channels && taps > 1; i++)
+        state[(i + 1) * (taps - 1) - 1] = c[i];
+}
+
+static void no_activation(const float *m, const float *w, uint32_t channels, uint32_t taps, float *state, float *c)
+{
+    ops_short_conv(m, w, NULL, channels, taps, state, c);
+}
+
+Test(reference_delta, convolution_token_by_token_is_the_whole_one_and_its_state_is_before_the_activation)
+{
+    for (uint32_t taps = 1; taps <= MOST_TAPS; taps++)
+        for (const struct delta_kernel *kernel = delta_kernels; kernel->name; kernel++)
+            if (isa_available(kernel->isa))
+                cr_expect_eq(convolution_faults(kernel->convolve, taps), 0, "%s, %u taps", kernel->name, taps);
+    cr_expect_neq(convolution_faults(state_after_the_activation, 4), 0, "control");
+    cr_expect_neq(convolution_faults(no_activation, 4), 0, "control");
+}
+
+Test(reference_delta, convolution_keeps_a_nan_until_it_leaves_the_window)
+{
+    float w[4] = {1, 2, 3, 4}, state[3] = {0}, c;
+    for (uint32_t t = 0; t < 6; t++) {
+        const float m = t == 1 ? NAN : 1;
+        for (const struct delta_kernel *kernel = delta_kernels; kernel->name; kernel++)
+            if (isa_available(kernel->isa)) {
+                float copy[3];
+                memcpy(copy, state, sizeof copy);
+                kernel->convolve(&m, w, 1, 4, copy, &c);
+                cr_expect_eq(isnan(c), t >= 1 && t <= 4, "%s, %u", kernel->name, t);
+            }
+        delta_best(ISA_SCALAR)->convolve(&m, w, 1, 4, state, &c);
+    }
+}
+
 // --- one step, longhand
 
 enum { DK = 7, DV = 5, STEPS = 400 };
@@ -85,7 +154,7 @@ static void head_fill(struct head *head)
         head->S[i] = wave(i + 500);
 }
 
-static void step_with(delta_fn step, struct head *head)
+static void step_with(delta_step_fn step, struct head *head)
 {
     const struct delta_input input = {head->q, head->k, head->v, head->g, head->beta, NULL};
     step(&input, DK, DV, head->S, head->sums, head->out);
@@ -93,7 +162,7 @@ static void step_with(delta_fn step, struct head *head)
 
 static void step(struct head *head)
 {
-    step_with(delta_best(ISA_SCALAR), head);
+    step_with(delta_best(ISA_SCALAR)->step, head);
 }
 
 Test(reference_delta, a_step_rounds_where_the_header_says_so)
@@ -174,8 +243,8 @@ static void step_in_double(const struct head *in, enum fault fault, double S[DK]
 //
 // The bound: a write with |k| = 1 and beta <= 1 does not lengthen a column of S's error (I - beta k k^T), so the
 // errors of all steps so far add up, each decayed. A step rounds in each element: the decay (twice: e^g and the
-// product) and the fma, together 3 u |S|, and through d, whose own error is at most 3 u (|v| + |S^T k|) times |k| = 1,
-// |v| <= 2. |S|, the length of the longest column, is measured. out adds its rounding; |q| = 7^-1/2.
+// product) and the fma, together 3 u |S|, and through d, whose own error is at most 3 u (|v| + |S^T k|), times |k|.
+// |v| <= 2; |S|, the length of the longest column, is measured. out adds its rounding; |q| = 7^-1/2.
 static double worst_of_sequence(float g, enum fault fault)
 {
     struct head head = {0};
@@ -259,7 +328,7 @@ Test(reference_delta, a_nan_in_any_input_or_in_the_state_reaches_the_output)
 
 // --- the kernels
 
-static bool every_width_agrees(delta_fn candidate)
+static bool every_width_agrees(delta_step_fn candidate)
 {
     enum { MOST = 21, GUARDED = MOST * MOST + 1 };
     for (uint32_t dk = 1; dk <= MOST; dk++)
@@ -275,7 +344,7 @@ static bool every_width_agrees(delta_fn candidate)
                 S[0][i] = S[1][i] = wave(i);
             out[0][dv] = out[1][dv] = 77;
             const struct delta_input input = {q, k, v, -0.3f, 0.7f, dk % 2 ? S[1] : NULL};
-            delta_best(ISA_SCALAR)(&input, dk, dv, S[0], sums, out[0]);
+            delta_best(ISA_SCALAR)->step(&input, dk, dv, S[0], sums, out[0]);
             candidate(&input, dk, dv, S[1], sums, out[1]);
             if (memcmp(S[0], S[1], sizeof S[0]) || memcmp(out[0], out[1], (dv + 1) * sizeof out[0][0]) ||
                 float_to_bits(S[1][dk * dv]) != float_to_bits(wave(dk * dv)))
@@ -287,7 +356,7 @@ static bool every_width_agrees(delta_fn candidate)
 static void one_chain_of_floats(const struct delta_input *input, uint32_t dk, uint32_t dv, float *S, double *sums,
                                 float *out)
 {
-    delta_best(ISA_SCALAR)(input, dk, dv, S, sums, out);
+    delta_best(ISA_SCALAR)->step(input, dk, dv, S, sums, out);
     for (uint32_t j = 0; j < dv; j++) {
         float sum = 0;
         for (uint32_t i = 0; i < dk; i++)
@@ -302,5 +371,5 @@ Test(reference_delta, every_kernel_gives_the_bits_of_the_definition_at_every_wid
         if (isa_available(kernel->isa))
             cr_expect(every_width_agrees(kernel->step), "%s", kernel->name);
     cr_expect_not(every_width_agrees(one_chain_of_floats), "control");
-    cr_expect_eq(delta_best(ISA_SCALAR), delta_kernels[0].step);
+    cr_expect_eq(delta_best(ISA_SCALAR), &delta_kernels[0]);
 }

@@ -193,26 +193,6 @@ Test(reference_norm, gates_round_their_function_then_the_product)
     }
     cr_expect_eq(swapped, 0, "control: values and gate swapped");
     cr_expect_eq(silus, 0, "control: silu for sigmoid");
-    ops_silu(row.z, N, row.z); // in place
-    struct row fresh;
-    row_fill(&fresh);
-    for (uint32_t i = 0; i < N; i++)
-        EXPECT_BITS(row.z[i], (float)(fresh.z[i] / (1 + exp(-(double)fresh.z[i]))));
-}
-
-Test(reference_norm, convolution_keeps_columns_before_the_activation)
-{
-    enum { D = 3, TAPS = 4 };
-    float state[D * (TAPS - 1)] = {0}, w[D * TAPS], column[D] = {0.5f, -2.0f, 3.0f}, c[D];
-    for (uint32_t i = 0; i < D * TAPS; i++)
-        w[i] = wave(i);
-    ops_short_conv(column, w, NULL, D, TAPS, state, c);
-    ops_silu(c, D, c);
-    for (uint32_t i = 0; i < D; i++) {
-        const float chain = w[i * TAPS + 3] * column[i];
-        EXPECT_BITS(c[i], (float)(chain / (1 + exp(-(double)chain))));
-        EXPECT_BITS(state[i * 3 + 2], column[i]);
-    }
 }
 
 // --- experts

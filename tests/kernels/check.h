@@ -17,7 +17,7 @@
 struct candidate {
     enum weight_format format;     // of a linear kernel
     linear_fn rows;                // the reference's
-    delta_fn delta;                // the reference's
+    const struct delta_kernel *delta; // the reference's
     const struct kernels *kernels; // the runtime's
 };
 

@@ -13,7 +13,7 @@
 
 enum { FENCE_Q, FENCE_K, FENCE_V, FENCE_STATE, FENCE_OUT };
 
-// --- the delta rule, every width
+// --- the delta net, every width
 
 static void compare_delta(struct check *check, const struct candidate *candidate, uint32_t dk, uint32_t dv,
                           enum regime regime)
@@ -32,18 +32,38 @@ static void compare_delta(struct check *check, const struct candidate *candidate
         check_pair(check, regime, false, &before[i], &unused);
     const struct delta_input input = {q, k, v, -fabsf(check_unit(check)), fabsf(check_unit(check)), NULL};
     memcpy(expected, before, n * sizeof *before);
-    delta_best(ISA_SCALAR)(&input, dk, dv, expected, sums, expected_out);
+    delta_best(ISA_SCALAR)->step(&input, dk, dv, expected, sums, expected_out);
 
     float *out = check_fenced(FENCE_OUT, dv * sizeof *out), *state = check_output();
     memcpy(state, before, n * sizeof *before);
-    candidate->delta(&input, dk, dv, state, sums, out);
+    candidate->delta->step(&input, dk, dv, state, sums, out);
     check_compare(check, expected, state, 0, n, false, "state, dk %u, dv %u, %s:", dk, dv, check_regime_name(regime));
     if (check_settled(check))
         return; // an element too many would meet the fence
     state = memcpy(check_fenced(FENCE_STATE, n * sizeof *state), before, n * sizeof *before);
     out = check_output();
-    candidate->delta(&input, dk, dv, state, sums, out);
+    candidate->delta->step(&input, dk, dv, state, sums, out);
     check_compare(check, expected_out, out, 0, dv, false, "dk %u, dv %u, %s:", dk, dv, check_regime_name(regime));
+}
+
+static void compare_convolve(struct check *check, const struct candidate *candidate, uint32_t channels, uint32_t taps,
+                             enum regime regime)
+{
+    float expected_state[CHECK_LONGEST], expected[CHECK_LONGEST];
+    const size_t n_taps = (size_t)channels * taps, kept = n_taps - channels;
+    float *m = check_fenced(FENCE_V, channels * sizeof *m), *w = check_fenced(FENCE_K, n_taps * sizeof *w);
+    float *state = check_fenced(FENCE_STATE, kept * sizeof *state), *c = check_output();
+    for (size_t i = 0; i < n_taps; i++) {
+        float unused;
+        check_pair(check, regime, false, &w[i], i < kept ? &state[i] : i < kept + channels ? &m[i - kept] : &unused);
+    }
+    memcpy(expected_state, state, kept * sizeof *state);
+    delta_best(ISA_SCALAR)->convolve(m, w, channels, taps, expected_state, expected);
+    candidate->delta->convolve(m, w, channels, taps, state, c);
+    check_compare(check, expected, c, 0, channels, false, "%u channels, %u taps, %s:", channels, taps,
+                  check_regime_name(regime));
+    float *columns = memcpy(check_output(), state, kept * sizeof *state);
+    check_compare(check, expected_state, columns, 0, kept, false, "columns, %u taps:", taps);
 }
 
 void check_delta(struct check *check, const struct candidate *candidate)
@@ -53,6 +73,10 @@ void check_delta(struct check *check, const struct candidate *candidate)
         for (uint32_t dv = 1; dv <= 31 && !check_settled(check); dv++)
             for (enum regime regime = 0; regime < REGIMES; regime++)
                 compare_delta(check, candidate, key_widths[i], dv, regime);
+    for (uint32_t taps = 1; taps <= 5; taps++)
+        for (uint32_t channels = 1; channels <= 40 && !check_settled(check); channels++)
+            for (enum regime regime = 0; regime < REGIMES; regime++)
+                compare_convolve(check, candidate, channels, taps, regime);
 }
 
 // --- hashes
@@ -85,16 +109,15 @@ static void softmax(struct operands *o)
     ops_softmax(o->y, N);
 }
 
-static void gates(struct operands *o)
+static void sigmoid_gate(struct operands *o)
 {
-    ops_silu(o->a, N, o->y);
-    ops_sigmoid_gate(o->a, o->b, N, o->z);
+    ops_sigmoid_gate(o->a, o->b, N, o->y);
 }
 
-static void short_conv(struct operands *o)
+static void convolve(struct operands *o)
 {
     memcpy(o->z, o->c, sizeof o->z);
-    ops_short_conv(o->a, o->b, NULL, N / 4, 4, o->z, o->y);
+    delta_best(ISA_SCALAR)->convolve(o->a, o->b, N / 4, 4, o->z, o->y);
 }
 
 static void add_weighted(struct operands *o)
@@ -123,7 +146,7 @@ static void delta_step(struct operands *o)
     double sums[10];
     const struct delta_input input = {o->a, o->b, o->d, -0.3f, 0.7f, NULL};
     memcpy(o->z, o->c, sizeof o->z);
-    delta_best(ISA_SCALAR)(&input, 6, 10, o->z, sums, o->y);
+    delta_best(ISA_SCALAR)->step(&input, 6, 10, o->z, sums, o->y);
 }
 
 static void put_route(const struct route *route, struct operands *o)
@@ -162,8 +185,8 @@ operators[] = {
     {"rms_norm_gated", rms_norm_gated, 0x590ef1464d2d38b6},
     {"l2_norm", l2_norm, 0xa71c60d39a7a029e},
     {"softmax", softmax, 0x4a753cecf30e165b},
-    {"gates", gates, 0xc87c244947ca2241},
-    {"short_conv", short_conv, 0x9330dd3d82f0383a},
+    {"sigmoid_gate", sigmoid_gate, 0x118ed098d9dc2bdd},
+    {"convolve", convolve, 0x1032d8bfe8e932d7},
     {"add_weighted", add_weighted, 0xc175c5c9e7ba993f},
     {"partial_rope", partial_rope, 0x4ea5e93eb8d6b3d0},
     {"gates_of_delta", gates_of_delta, 0xa888caeabb2634a9},

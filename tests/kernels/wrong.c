@@ -7,6 +7,7 @@
 
 #include "harness/base/half.h"
 #include "reference/math.h"
+#include "reference/ops.h"
 #include "tests/kernels/check.h"
 
 // --- the reference's linear kernel
@@ -322,12 +323,19 @@ static void delta_one_element_too_many(const struct delta_input *input, uint32_t
     S[dk * dv] = 0;
 }
 
+static void convolve_of_libm(const float *m, const float *w, uint32_t channels, uint32_t taps, float *state, float *c)
+{
+    ops_short_conv(m, w, NULL, channels, taps, state, c);
+    for (uint32_t i = 0; i < channels; i++)
+        c[i] = c[i] / (1 + expf(-c[i]));
+}
+
 // --- the table
 
 struct wrong {
     const char *subject, *fault; // NULL: right, must pass
     linear_fn rows;
-    delta_fn delta;
+    struct delta_kernel delta;
     struct kernels kernels; // what is set replaces the definition
 };
 
@@ -344,12 +352,13 @@ static const struct wrong wrongs[] = {
     {"reference.linear.*", "NaN dropped", .rows = nan_dropped},
     {"reference.linear.*", "one row too many", .rows = one_row_too_many},
     {"reference.linear.*", "one row too few", .rows = one_row_too_few},
-    {"reference.delta", NULL, .delta = delta_right},
-    {"reference.delta", "a product and a sum for fma", .delta = delta_multiply_and_add},
-    {"reference.delta", "sums of floats", .delta = delta_sums_floats},
-    {"reference.delta", "one element of the state too many", .delta = delta_one_element_too_many},
-    {"reference.delta", "the last column left alone", .delta = delta_one_column_too_few},
-    {"reference.delta", "NaN dropped", .delta = delta_drops_nan},
+    {"reference.delta", NULL, .delta.step = delta_right},
+    {"reference.delta", "a product and a sum for fma", .delta.step = delta_multiply_and_add},
+    {"reference.delta", "sums of floats", .delta.step = delta_sums_floats},
+    {"reference.delta", "one element of the state too many", .delta.step = delta_one_element_too_many},
+    {"reference.delta", "the last column left alone", .delta.step = delta_one_column_too_few},
+    {"reference.delta", "NaN dropped", .delta.step = delta_drops_nan},
+    {"reference.delta", "another exp in the convolution", .delta.convolve = convolve_of_libm},
     {"runtime.linear.*", NULL, .kernels.linear = lin_right},
     {"runtime.linear.*", "lanes of 4 inputs", .kernels.linear = lin_lanes_of_four},
     // products of halves and codes are exact: it shows in fp32 weights and where the scale comes in
@@ -375,6 +384,14 @@ static const struct wrong wrongs[] = {
     {"runtime.attention", "the scale on the query", .kernels.attention = attention_scales_the_query},
     {"runtime.attention", "NaN dropped", .kernels.attention = attention_drops_nan},
 };
+
+static struct delta_kernel with_delta_fault(const struct delta_kernel *wrong)
+{
+    struct delta_kernel made = *delta_best(ISA_SCALAR);
+    made.convolve = wrong->convolve ? wrong->convolve : made.convolve;
+    made.step = wrong->step ? wrong->step : made.step;
+    return made;
+}
 
 // The definitions with the functions that `wrong` sets.
 static struct kernels with_fault(const struct kernels *wrong)
@@ -408,7 +425,8 @@ void check_wrong_kernels(const char *pattern, uint64_t seed, check_result_fn res
                 continue;
             }
             const struct kernels kernels = with_fault(&wrong->kernels);
-            const struct candidate candidate = {subject->format, wrong->rows, wrong->delta, &kernels};
+            const struct delta_kernel delta = with_delta_fault(&wrong->delta);
+            const struct candidate candidate = {subject->format, wrong->rows, &delta, &kernels};
             struct check check = {.random = seed, .is_control = true};
             char detail[400];
             subject->check(&check, &candidate);

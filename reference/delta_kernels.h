@@ -107,7 +107,7 @@ static inline void delta_convolve_body(const float *m, const float *w, uint32_t 
     else
         delta_chains(m, w, channels, taps, state, c);
     for (uint32_t i = 0; i < channels; i++)
-        c[i] = (float)((double)c[i] / (1.0 + math_exp_double(-(double)c[i]))); // math_silu
+        c[i] = (float)math_inline_silu(c[i]);
 }
 
 static inline void delta_step_body(const struct delta_input *input, uint32_t dk, uint32_t dv, float *S, double *sums,

@@ -13,17 +13,17 @@ static const double SQRT_2 = 0x1.6a09e667f3bcdp+0;
 
 double math_wide_exp(float x)
 {
-    return math_exp_double(x);
+    return math_inline_exp(x);
 }
 
 float math_exp(float x)
 {
-    return (float)math_exp_double(x);
+    return (float)math_inline_exp(x);
 }
 
 double math_wide_sigmoid(float x)
 {
-    return 1.0 / (1.0 + math_exp_double(-(double)x));
+    return math_inline_sigmoid(x);
 }
 
 float math_sigmoid(float x)
@@ -33,7 +33,7 @@ float math_sigmoid(float x)
 
 double math_wide_silu(float x)
 {
-    return (double)x / (1.0 + math_exp_double(-(double)x));
+    return math_inline_silu(x);
 }
 
 float math_silu(float x)
@@ -51,9 +51,9 @@ struct reduced {
 static struct reduced reduce(double x)
 {
     const double shifted = x * INVERSE_HALF_PI + MATH_TO_INTEGER;
-    const double n = shifted - MATH_TO_INTEGER;     // |n| < 2^18
-    const double first = x - n * HALF_PI_HIGH; // both exact
-    const double second = n * HALF_PI_MIDDLE;  // exact
+    const double n = shifted - MATH_TO_INTEGER; // |n| < 2^18
+    const double first = x - n * HALF_PI_HIGH;  // both exact
+    const double second = n * HALF_PI_MIDDLE;   // exact
     const double r = first - second;
     const double back = r - first; // the error of that difference, exactly (Knuth's two-sum)
     const double error = (first - (r - back)) - (second + back);
@@ -167,7 +167,7 @@ double math_wide_softplus(float x)
 {
     if (!(x <= (float)MATH_SOFTPLUS_THRESHOLD)) // a NaN too
         return x;
-    return log1p_double(math_exp_double(x));
+    return log1p_double(math_inline_exp(x));
 }
 
 float math_softplus(float x)
@@ -183,7 +183,7 @@ double math_wide_pow(double base, float exponent)
     log_in_two_parts(base, &high, &low);
     const double product = exponent * high;
     const double rest = fma(exponent, high, -product) + exponent * low;
-    const double power = math_exp_double(product);
+    const double power = math_inline_exp(product);
     return power < INFINITY ? power + power * rest : power;
 }
 

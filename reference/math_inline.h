@@ -1,5 +1,5 @@
-// math_inline: e^x in double without a branch, so that the compiler makes vectors of a loop over it. For math.c,
-// where all functions of e^x come from it, and for kernels, which so have their bits.
+// math_inline: functions of e^x in double without a branch, so that the compiler makes vectors of a loop over them.
+// math.c's are these, and so the bits are the same.
 #ifndef ASSAY_REFERENCE_MATH_INLINE_H
 #define ASSAY_REFERENCE_MATH_INLINE_H
 
@@ -34,7 +34,7 @@ static inline double math_from_bits(uint64_t bits)
 
 // e^x = 2^n e^r, |r| <= ln 2 / 2, e^r by its Taylor series to r^13 / 13! (the rest is below 2^-57). Outside [-708,
 // 709] the result is no normal double, and 0 or Inf in float whatever a composite multiplies it with.
-static inline double math_exp_double(double x)
+static inline double math_inline_exp(double x)
 {
     const double shifted = x * MATH_INVERSE_LN2 + MATH_TO_INTEGER;
     const double n = shifted - MATH_TO_INTEGER;
@@ -55,6 +55,18 @@ static inline double math_exp_double(double x)
     const double scale = math_from_bits((math_bits_of(shifted) + 1023) << 52); // n mod 2^12 in the exponent field
     const double power = fraction * scale;
     return x > 709.0 ? INFINITY : x < -708.0 ? 0.0 : power; // NaN for a NaN
+}
+
+// 1 / (1 + e^-x)
+static inline double math_inline_sigmoid(float x)
+{
+    return 1.0 / (1.0 + math_inline_exp(-(double)x));
+}
+
+// x / (1 + e^-x)
+static inline double math_inline_silu(float x)
+{
+    return (double)x / (1.0 + math_inline_exp(-(double)x));
 }
 
 #endif

@@ -5,6 +5,7 @@
 #include "harness/base/floating.h"
 #include "harness/base/half.h"
 #include "reference/math.h"
+#include "reference/math_inline.h"
 
 void ops_embed(const struct weight *embedding, uint32_t token, float *h)
 {
@@ -43,7 +44,7 @@ void ops_rms_norm_gated(const float *o, const float *w, const float *z, uint32_t
 {
     const float r = reciprocal_rms(o, n, eps);
     for (uint32_t i = 0; i < n; i++)
-        y[i] = (w[i] * (o[i] * r)) * math_silu(z[i]);
+        y[i] = (w[i] * (o[i] * r)) * (float)math_inline_silu(z[i]);
 }
 
 void ops_l2_norm(const float *x, uint32_t n, float scale, float *y)
@@ -86,11 +87,11 @@ void ops_softmax(float *s, uint32_t n)
     for (uint32_t t = 1; t < n; t++)
         if (s[t] > max)
             max = s[t]; // a NaN need not become the maximum: its own exp makes the sum, and so every p, NaN
+    for (uint32_t t = 0; t < n; t++)
+        s[t] = (float)math_inline_exp(s[t] - max);
     double sum = 0.0;
-    for (uint32_t t = 0; t < n; t++) {
-        s[t] = math_exp(s[t] - max);
+    for (uint32_t t = 0; t < n; t++)
         sum += s[t];
-    }
     const float total = (float)sum;
     for (uint32_t t = 0; t < n; t++)
         s[t] /= total;
@@ -146,13 +147,13 @@ void ops_short_conv(const float *bx, const float *w, const float *bias, uint32_t
 void ops_sigmoid_gate(const float *x, const float *gate, uint32_t n, float *y)
 {
     for (uint32_t i = 0; i < n; i++)
-        y[i] = x[i] * math_sigmoid(gate[i]);
+        y[i] = x[i] * (float)math_inline_sigmoid(gate[i]);
 }
 
 void ops_swiglu(const float *gate, const float *up, uint32_t n, float *y)
 {
     for (uint32_t i = 0; i < n; i++)
-        y[i] = math_silu(gate[i]) * up[i];
+        y[i] = (float)math_inline_silu(gate[i]) * up[i];
 }
 
 void ops_residual(const float *m, uint32_t n, float *h)

@@ -15,10 +15,10 @@
 
 // What is compared: one linear kernel of the reference, or one operator out of a table of the runtime.
 struct candidate {
-    enum weight_format format;     // of a linear kernel
-    linear_fn rows;                // the reference's
+    enum weight_format format;        // of a linear kernel
+    linear_fn rows;                   // the reference's
     const struct delta_kernel *delta; // the reference's
-    const struct kernels *kernels; // the runtime's
+    const struct kernels *kernels;    // the runtime's
 };
 
 struct check {

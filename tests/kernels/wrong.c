@@ -317,7 +317,7 @@ WRONG_DELTA(delta_one_column_too_few, double, dv - 1, fmaf(input->k[i], d, *s))
 WRONG_DELTA(delta_drops_nan, double, dv, isnan(d) ? *s : fmaf(input->k[i], d, *s))
 
 static void delta_one_element_too_many(const struct delta_input *input, uint32_t dk, uint32_t dv, float *S,
-                                      double *sums, float *out)
+                                       double *sums, float *out)
 {
     delta_right(input, dk, dv, S, sums, out);
     S[dk * dv] = 0;

@@ -1,81 +1,29 @@
 #include "reference/math.h"
 
 #include <math.h>
-#include <stdint.h>
-#include <string.h>
 
-#include "harness/base/floating.h"
+#include "reference/math_inline.h"
 
-// Constants that no double holds are sums of two or three, the first with so few bits that its products with the
-// small integers below are exact (Cody and Waite).
-static const double LN2_HIGH = 0x1.62e42fefa3800p-1; // 42 bits
-static const double LN2_LOW = 0x1.ef35793c76730p-45;
-static const double INVERSE_LN2 = 0x1.71547652b82fep+0;
+// In three parts, as ln 2 is in two (math_inline.h).
 static const double HALF_PI_HIGH = 0x1.921fb54400000p+0;    // 33 bits
 static const double HALF_PI_MIDDLE = 0x1.0b4611a600000p-34; // 33 bits
 static const double HALF_PI_LOW = 0x1.3198a2e037073p-69;
 static const double INVERSE_HALF_PI = 0x1.45f306dc9c883p-1;
 static const double SQRT_2 = 0x1.6a09e667f3bcdp+0;
 
-// Adding it to |x| < 2^51 rounds x to an integer, which then stands in the low bits.
-static const double TO_INTEGER = 0x1.8p52;
-
-static uint64_t bits_of(double value)
-{
-    uint64_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-static double from_bits(uint64_t bits)
-{
-    double value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-// e^x = 2^n e^r, |r| <= ln 2 / 2, e^r by its Taylor series to r^13 / 13! (the rest is below 2^-57). Outside [-708,
-// 709] the result is no normal double, and 0 or Inf in float whatever a composite multiplies it with.
-static double exp_double(double x)
-{
-    if (isnan(x))
-        return x;
-    if (x > 709.0)
-        return INFINITY;
-    if (x < -708.0)
-        return 0.0;
-    const double shifted = x * INVERSE_LN2 + TO_INTEGER;
-    const double n = shifted - TO_INTEGER;
-    const double r = (x - n * LN2_HIGH) - n * LN2_LOW; // the first difference is exact
-    double q = 1.0 / 6227020800.0;
-    q = q * r + 1.0 / 479001600.0;
-    q = q * r + 1.0 / 39916800.0;
-    q = q * r + 1.0 / 3628800.0;
-    q = q * r + 1.0 / 362880.0;
-    q = q * r + 1.0 / 40320.0;
-    q = q * r + 1.0 / 5040.0;
-    q = q * r + 1.0 / 720.0;
-    q = q * r + 1.0 / 120.0;
-    q = q * r + 1.0 / 24.0;
-    q = q * r + 1.0 / 6.0;
-    q = q * r + 0.5;
-    const double fraction = 1.0 + (r + r * r * q);
-    return fraction * from_bits((bits_of(shifted) + 1023) << 52); // n mod 2^12 moves into the exponent field
-}
-
 double math_wide_exp(float x)
 {
-    return exp_double(x);
+    return math_inline_exp(x);
 }
 
 float math_exp(float x)
 {
-    return (float)exp_double(x);
+    return (float)math_inline_exp(x);
 }
 
 double math_wide_sigmoid(float x)
 {
-    return 1.0 / (1.0 + exp_double(-(double)x));
+    return math_inline_sigmoid(x);
 }
 
 float math_sigmoid(float x)
@@ -85,7 +33,7 @@ float math_sigmoid(float x)
 
 double math_wide_silu(float x)
 {
-    return (double)x / (1.0 + exp_double(-(double)x));
+    return math_inline_silu(x);
 }
 
 float math_silu(float x)
@@ -102,14 +50,14 @@ struct reduced {
 
 static struct reduced reduce(double x)
 {
-    const double shifted = x * INVERSE_HALF_PI + TO_INTEGER;
-    const double n = shifted - TO_INTEGER;     // |n| < 2^18
-    const double first = x - n * HALF_PI_HIGH; // both exact
-    const double second = n * HALF_PI_MIDDLE;  // exact
+    const double shifted = x * INVERSE_HALF_PI + MATH_TO_INTEGER;
+    const double n = shifted - MATH_TO_INTEGER; // |n| < 2^18
+    const double first = x - n * HALF_PI_HIGH;  // both exact
+    const double second = n * HALF_PI_MIDDLE;   // exact
     const double r = first - second;
     const double back = r - first; // the error of that difference, exactly (Knuth's two-sum)
     const double error = (first - (r - back)) - (second + back);
-    return (struct reduced){r, error - n * HALF_PI_LOW, (unsigned)(bits_of(shifted) & 3)};
+    return (struct reduced){r, error - n * HALF_PI_LOW, (unsigned)(math_bits_of(shifted) & 3)};
 }
 
 // sin(r + rest) by Taylor to r^17 / 17! (the rest is below 2^-62).
@@ -178,9 +126,9 @@ float math_cos(float x)
 // artanh(s), s = (m - 1) / (m + 1) in two parts, the series in s^2 to s^25 / 25.
 static void log_in_two_parts(double base, double *high, double *low)
 {
-    const uint64_t bits = bits_of(base);
+    const uint64_t bits = math_bits_of(base);
     double k = (double)(int)(bits >> 52) - 1023.0;
-    double m = from_bits((bits & UINT64_C(0xFFFFFFFFFFFFF)) | UINT64_C(1023) << 52);
+    double m = math_from_bits((bits & UINT64_C(0xFFFFFFFFFFFFF)) | UINT64_C(1023) << 52);
     if (m > SQRT_2) {
         m *= 0.5;
         k += 1.0;
@@ -194,14 +142,37 @@ static void log_in_two_parts(double base, double *high, double *low)
     double q = 1.0 / 25.0;
     for (int i = 23; i >= 3; i -= 2)
         q = q * z + 1.0 / i;
-    const double whole = k * LN2_HIGH; // exact
+    const double whole = k * MATH_LN2_HIGH; // exact
     const double twice = 2.0 * s;
     const double sum = whole + twice;
     const double back = sum - whole;
     const double error = (whole - (sum - back)) + (twice - back);
-    const double rest = error + (k * LN2_LOW + 2.0 * (s_rest + s * z * q));
+    const double rest = error + (k * MATH_LN2_LOW + 2.0 * (s_rest + s * z * q));
     *high = sum + rest;
     *low = rest - (*high - sum);
+}
+
+// ln(1 + e), e >= 0: the sum in two parts, u + rest exactly, and ln(u + rest) = ln u + rest / u up to
+// (rest / u)^2 / 2, which is below 2^-53 of the result.
+static double log1p_double(double e)
+{
+    const double u = 1.0 + e;
+    const double rest = e > 1.0 ? 1.0 - (u - e) : e - (u - 1.0);
+    double high, low;
+    log_in_two_parts(u, &high, &low);
+    return high + (low + rest / u);
+}
+
+double math_wide_softplus(float x)
+{
+    if (!(x <= (float)MATH_SOFTPLUS_THRESHOLD)) // a NaN too
+        return x;
+    return log1p_double(math_inline_exp(x));
+}
+
+float math_softplus(float x)
+{
+    return (float)math_wide_softplus(x);
 }
 
 double math_wide_pow(double base, float exponent)
@@ -212,7 +183,7 @@ double math_wide_pow(double base, float exponent)
     log_in_two_parts(base, &high, &low);
     const double product = exponent * high;
     const double rest = fma(exponent, high, -product) + exponent * low;
-    const double power = exp_double(product);
+    const double power = math_inline_exp(product);
     return power < INFINITY ? power + power * rest : power;
 }
 

@@ -5,21 +5,54 @@
 #include "harness/base/floating.h"
 #include "harness/base/half.h"
 #include "reference/math.h"
+#include "reference/math_inline.h"
 
 void ops_embed(const struct weight *embedding, uint32_t token, float *h)
 {
     weight_row(embedding, token, h);
 }
 
-void ops_rms_norm(const float *x, const float *w, uint32_t n, float eps, float *y)
+static double sum_of_squares(const float *x, uint32_t n)
 {
     double sum = 0.0;
     for (uint32_t i = 0; i < n; i++)
         sum += (double)x[i] * x[i]; // the product of two floats is exact
-    const float mean = (float)(sum / n);
-    const float r = math_reciprocal_sqrt((double)mean + eps);
+    return sum;
+}
+
+static float reciprocal_rms(const float *x, uint32_t n, float eps)
+{
+    const float mean = (float)(sum_of_squares(x, n) / n);
+    return math_reciprocal_sqrt((double)mean + eps);
+}
+
+void ops_rms_norm(const float *x, const float *w, uint32_t n, float eps, float *y)
+{
+    const float r = reciprocal_rms(x, n, eps);
     for (uint32_t i = 0; i < n; i++)
         y[i] = w[i] * (x[i] * r);
+}
+
+void ops_rms_norm_centred(const float *x, const float *w, uint32_t n, float eps, float *y)
+{
+    const float r = reciprocal_rms(x, n, eps);
+    for (uint32_t i = 0; i < n; i++)
+        y[i] = (x[i] * r) * (1.0f + w[i]);
+}
+
+void ops_rms_norm_gated(const float *o, const float *w, const float *z, uint32_t n, float eps, float *y)
+{
+    const float r = reciprocal_rms(o, n, eps);
+    for (uint32_t i = 0; i < n; i++)
+        y[i] = (w[i] * (o[i] * r)) * (float)math_inline_silu(z[i]);
+}
+
+void ops_l2_norm(const float *x, uint32_t n, float scale, float *y)
+{
+    const float square = (float)sum_of_squares(x, n);
+    const float r = math_reciprocal_sqrt((double)square + 1e-6f);
+    for (uint32_t i = 0; i < n; i++)
+        y[i] = (x[i] * r) * scale;
 }
 
 void ops_rope_frequencies(double theta, uint32_t width, float *f)
@@ -48,18 +81,17 @@ void ops_rope(float *x, const float *cosine, const float *sine, uint32_t n)
     }
 }
 
-// s [T] -> p [T] in place.
-static void softmax(float *s, uint32_t n)
+void ops_softmax(float *s, uint32_t n)
 {
     float max = s[0];
     for (uint32_t t = 1; t < n; t++)
         if (s[t] > max)
             max = s[t]; // a NaN need not become the maximum: its own exp makes the sum, and so every p, NaN
+    for (uint32_t t = 0; t < n; t++)
+        s[t] = (float)math_inline_exp(s[t] - max);
     double sum = 0.0;
-    for (uint32_t t = 0; t < n; t++) {
-        s[t] = math_exp(s[t] - max);
+    for (uint32_t t = 0; t < n; t++)
         sum += s[t];
-    }
     const float total = (float)sum;
     for (uint32_t t = 0; t < n; t++)
         s[t] /= total;
@@ -74,7 +106,7 @@ void ops_attention(linear_fn dot, const float *q, const float *k, const float *v
     dot(&keys, &query, 0, positions, s);
     for (uint32_t t = 0; t < positions; t++)
         s[t] *= scale;
-    softmax(s, positions);
+    ops_softmax(s, positions);
     for (uint32_t c = 0; c < dh; c++)
         sums[c] = 0.0;
     for (uint32_t t = 0; t < positions; t++) {
@@ -112,16 +144,28 @@ void ops_short_conv(const float *bx, const float *w, const float *bias, uint32_t
     }
 }
 
+void ops_sigmoid_gate(const float *x, const float *gate, uint32_t n, float *y)
+{
+    for (uint32_t i = 0; i < n; i++)
+        y[i] = x[i] * (float)math_inline_sigmoid(gate[i]);
+}
+
 void ops_swiglu(const float *gate, const float *up, uint32_t n, float *y)
 {
     for (uint32_t i = 0; i < n; i++)
-        y[i] = math_silu(gate[i]) * up[i];
+        y[i] = (float)math_inline_silu(gate[i]) * up[i];
 }
 
 void ops_residual(const float *m, uint32_t n, float *h)
 {
     for (uint32_t i = 0; i < n; i++)
         h[i] = m[i] + h[i];
+}
+
+void ops_add_weighted(float weight, const float *y, uint32_t n, float *sum)
+{
+    for (uint32_t i = 0; i < n; i++)
+        sum[i] = fmaf(weight, y[i], sum[i]);
 }
 
 void ops_canonical(float *x, size_t n)

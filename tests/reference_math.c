@@ -32,6 +32,12 @@ static void truth_silu(mpfr_t out, mpfr_t x)
     mpfr_mul(out, out, x, MPFR_RNDN);
 }
 
+static void truth_softplus(mpfr_t out, mpfr_t x)
+{
+    mpfr_exp(out, x, MPFR_RNDN);
+    mpfr_log1p(out, out, MPFR_RNDN);
+}
+
 static void truth_sin(mpfr_t out, mpfr_t x)
 {
     mpfr_sin(out, x, MPFR_RNDN);
@@ -54,6 +60,7 @@ static const struct function FUNCTIONS[] = {
     {"exp", math_wide_exp, math_exp, truth_exp, -104.0f, 89.0f},
     {"sigmoid", math_wide_sigmoid, math_sigmoid, truth_sigmoid, -104.0f, 89.0f},
     {"silu", math_wide_silu, math_silu, truth_silu, -110.0f, 0x1.fffffep127f},
+    {"softplus", math_wide_softplus, math_softplus, truth_softplus, -104.0f, (float)MATH_SOFTPLUS_THRESHOLD},
     {"sin", math_wide_sin, math_sin, truth_sin, -(float)MATH_ANGLE_MAX, (float)MATH_ANGLE_MAX},
     {"cos", math_wide_cos, math_cos, truth_cos, -(float)MATH_ANGLE_MAX, (float)MATH_ANGLE_MAX},
 };
@@ -160,6 +167,11 @@ static double sin_one_part_reduction(float x)
     return quadrant & 2 ? -value : value;
 }
 
+static double softplus_without_log1p(float x)
+{
+    return log(1 + exp((double)x));
+}
+
 static float exp_rounded_from_wrong_double(float x)
 {
     return (float)exp_short_series(x);
@@ -172,6 +184,7 @@ Test(reference_math, poorer_functions_are_told_apart)
         {"short series", exp_short_series, exp_rounded_from_wrong_double, truth_exp, -80.0f, 80.0f},
         {"pi/2 in one part", sin_one_part_reduction, math_sin, truth_sin, -(float)MATH_ANGLE_MAX,
          (float)MATH_ANGLE_MAX},
+        {"log for log1p", softplus_without_log1p, math_softplus, truth_softplus, -80.0f, 20.0f},
         {"cos for sin", math_wide_cos, math_cos, truth_sin, -1.0f, 1.0f},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
@@ -215,7 +228,7 @@ Test(reference_math, pow_is_the_nearest_float_for_every_rotary_exponent)
 
 Test(reference_math, special_values)
 {
-    float (*const functions[])(float) = {math_exp, math_sigmoid, math_silu, math_sin, math_cos};
+    float (*const functions[])(float) = {math_exp, math_sigmoid, math_silu, math_softplus, math_sin, math_cos};
     for (size_t i = 0; i < sizeof functions / sizeof *functions; i++)
         cr_expect(isnan(functions[i](NAN)) && isnan(functions[i](-NAN)));
     EXPECT_BITS(math_exp(0.0f), 1.0f);
@@ -237,6 +250,14 @@ Test(reference_math, special_values)
     EXPECT_BITS(math_silu(0x1.fffffep+127f), 0x1.fffffep+127f);
     EXPECT_BITS(math_silu(-0x1.fffffep+127f), -0.0f);
     cr_expect(isnan(math_silu(-INFINITY)));
+    EXPECT_BITS(math_softplus(0.0f), 0.693147181f);
+    EXPECT_BITS(math_softplus(20.0f), 20.0f);
+    EXPECT_BITS(math_softplus(nextafterf(20.0f, 21.0f)), nextafterf(20.0f, 21.0f));
+    EXPECT_BITS(math_softplus(0x1.fffffep+127f), 0x1.fffffep+127f);
+    EXPECT_BITS(math_softplus(INFINITY), INFINITY);
+    EXPECT_BITS(math_softplus(-INFINITY), 0.0f);
+    EXPECT_BITS(math_softplus(-0x1.9fe368p+6f), 0x1p-149f); // as exp there
+    EXPECT_BITS(math_softplus(-0x1.fffffep+127f), 0.0f);
     EXPECT_BITS(math_sin(0.0f), 0.0f);
     EXPECT_BITS(math_sin(-0.0f), -0.0f);
     EXPECT_BITS(math_sin(-0x1p-149f), -0x1p-149f);

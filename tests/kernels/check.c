@@ -165,6 +165,17 @@ void check_compare(struct check *check, const float *expected, const float *y, s
     check->compared += end - first;
 }
 
+// --- hashes
+
+void check_hash(uint64_t *hash, const float *values, uint64_t n)
+{
+    for (uint64_t i = 0; i < n; i++) {
+        const uint32_t bits = values[i] == values[i] ? float_to_bits(values[i]) : FLOAT_NAN_BITS;
+        for (int shift = 0; shift < 32; shift += 8)
+            *hash = (*hash ^ (bits >> shift & 0xFF)) * UINT64_C(0x100000001B3);
+    }
+}
+
 // --- the definitions
 
 linear_fn check_definition(enum weight_format format)

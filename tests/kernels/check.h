@@ -9,14 +9,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "reference/delta.h"
 #include "reference/linear.h"
 #include "runtime/kernels.h"
 
 // What is compared: one linear kernel of the reference, or one operator out of a table of the runtime.
 struct candidate {
-    enum weight_format format;     // of a linear kernel
-    linear_fn rows;                // the reference's
-    const struct kernels *kernels; // the runtime's
+    enum weight_format format;        // of a linear kernel
+    linear_fn rows;                   // the reference's
+    const struct delta_kernel *delta; // the reference's
+    const struct kernels *kernels;    // the runtime's
 };
 
 struct check {
@@ -28,6 +30,7 @@ struct check {
 
 typedef void (*check_fn)(struct check *check, const struct candidate *candidate);
 void check_reference_linear(struct check *check, const struct candidate *candidate);
+void check_delta(struct check *check, const struct candidate *candidate);
 void check_runtime_linear(struct check *check, const struct candidate *candidate);
 void check_round(struct check *check, const struct candidate *candidate);
 void check_rms_norm(struct check *check, const struct candidate *candidate);
@@ -106,6 +109,13 @@ extern const struct subject check_subjects[]; // ends with name NULL
 // Kernels that are wrong on purpose, each of which the check of its subject must catch, and the definitions, which
 // must pass. Those whose name matches the pattern; `result` NULL only prints the names.
 void check_wrong_kernels(const char *pattern, uint64_t seed, check_result_fn result);
+
+// FNV-1a, 64 bits, of the floats' bytes, little-endian, NaNs canonical.
+#define CHECK_HASH_START UINT64_C(0xCBF29CE484222325)
+void check_hash(uint64_t *hash, const float *values, uint64_t n);
+
+// The reference's operators that no trace covers, against committed hashes. NULL result: only the names.
+void check_operators(const char *pattern, check_result_fn result);
 
 // Whole traces of the model in `path` (model_file.h): every instruction set of this build and processor, 1, 2, 3 and
 // 7 threads, against the committed hash. NULL result: only the names.

@@ -16,6 +16,7 @@ const struct subject check_subjects[] = {
     {"reference.linear.bf16", check_reference_linear, WEIGHT_BF16},
     {"reference.linear.q8", check_reference_linear, WEIGHT_Q8},
     {"reference.linear.q4", check_reference_linear, WEIGHT_Q4},
+    {"reference.delta", check_delta, WEIGHT_NONE},
     {"runtime.linear.f32", check_runtime_linear, WEIGHT_F32},
     {"runtime.linear.f16", check_runtime_linear, WEIGHT_F16},
     {"runtime.linear.bf16", check_runtime_linear, WEIGHT_BF16},
@@ -77,7 +78,7 @@ static void check_kernel(const struct subject *subject, enum isa isa, const char
     char name[96];
     struct kernels kernels;
     struct check check = {.random = seed};
-    struct candidate candidate = {subject->format, reference_kernel(subject->format, isa), &kernels};
+    struct candidate candidate = {subject->format, reference_kernel(subject->format, isa), delta_best(isa), &kernels};
     snprintf(name, sizeof name, "%s %s", subject->name, isa_name(isa));
     if (fnmatch(pattern, name, 0))
         return;
@@ -136,6 +137,7 @@ int main(int argc, char **argv)
         for (const struct subject *subject = check_subjects; is_built(isa) && subject->name; subject++)
             check_kernel(subject, isa, pattern, seed, list);
     check_wrong_kernels(pattern, seed, list ? NULL : result);
+    check_operators(pattern, list ? NULL : result);
     for (size_t i = 0; i < n_models; i++)
         check_traces(models[i], pattern, list ? NULL : result);
     if (list)

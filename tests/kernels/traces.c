@@ -13,7 +13,7 @@
 #include "tests/kernels/model_file.h"
 
 struct hashes {
-    uint64_t logits, taps, states; // FNV-1a, 64 bits, of the floats' bytes, little-endian, NaNs canonical
+    uint64_t logits, taps, states;
 };
 
 // After a change that is meant to change numbers: `check_kernels --kernel 'trace*' --model FILE` prints what it
@@ -119,30 +119,21 @@ static void read_model(struct trace *trace, const char *path)
 
 // --- the hash
 
-static void hash_floats(uint64_t *hash, const float *values, uint64_t n)
-{
-    for (uint64_t i = 0; i < n; i++) {
-        const uint32_t bits = values[i] == values[i] ? float_to_bits(values[i]) : FLOAT_NAN_BITS;
-        for (int shift = 0; shift < 32; shift += 8)
-            *hash = (*hash ^ (bits >> shift & 0xFF)) * UINT64_C(0x100000001B3);
-    }
-}
-
 static void hash_tap(void *context, uint32_t layer, enum tap_point point, const float *row, uint32_t width)
 {
     const float place = (float)layer; // a row in another's place is another trace
-    hash_floats(context, &place, 1);
+    check_hash(context, &place, 1);
     for (const char *name = tap_point_name(point); *name; name++) {
         const float letter = (float)*name;
-        hash_floats(context, &letter, 1);
+        check_hash(context, &letter, 1);
     }
-    hash_floats(context, row, width);
+    check_hash(context, row, width);
 }
 
 static void hash_state(uint64_t *hash, const struct state *state)
 {
     for (size_t i = 0; i < state->n; i++)
-        hash_floats(hash, state->tensors[i].data, state->tensors[i].elements);
+        check_hash(hash, state->tensors[i].data, state->tensors[i].elements);
 }
 
 // --- the runs
@@ -163,7 +154,7 @@ static int run_reference(const struct trace *trace, enum isa isa, struct pool *p
         const float *logits;
         failed = engine->class->step(engine, token_at(&trace->model, t), taps, &logits, error);
         if (!failed)
-            hash_floats(&hashes->logits, logits, trace->model.config.vocabulary);
+            check_hash(&hashes->logits, logits, trace->model.config.vocabulary);
     }
     if (!failed)
         engine->class->save(engine, state);
@@ -179,7 +170,7 @@ static int run_runtime(const struct trace *trace, enum isa isa, struct pool *poo
     const int failed = step_open(&arena, &trace->model, &trace->plan, FAULT_NONE, isa, pool,
                                          trace->expected->tokens, &run, error);
     for (uint32_t t = 0; !failed && t < trace->expected->tokens; t++)
-        hash_floats(&hashes->logits, runtime_lfm2_step(run, t, token_at(&trace->model, t), taps),
+        check_hash(&hashes->logits, runtime_lfm2_step(run, t, token_at(&trace->model, t), taps),
                     trace->model.config.vocabulary);
     if (!failed)
         step_save(run, state);
@@ -189,8 +180,7 @@ static int run_runtime(const struct trace *trace, enum isa isa, struct pool *poo
 
 static struct hashes run(const struct trace *trace, enum isa isa, unsigned threads)
 {
-    const uint64_t start = UINT64_C(0xCBF29CE484222325);
-    struct hashes hashes = {start, start, start};
+    struct hashes hashes = {CHECK_HASH_START, CHECK_HASH_START, CHECK_HASH_START};
     const struct tap_sink taps = {TAPS_ALL, &hashes.taps, hash_tap};
     struct error error = {0};
     struct arena arena = {0};

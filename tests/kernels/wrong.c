@@ -6,6 +6,8 @@
 #include <string.h>
 
 #include "harness/base/half.h"
+#include "reference/math.h"
+#include "reference/ops.h"
 #include "tests/kernels/wrong.h"
 
 // --- the reference's linear kernel
@@ -287,6 +289,47 @@ static void attention_drops_nan(const struct attention_view *view, const float *
         out[d] = isnan(out[d]) ? 0 : out[d];
 }
 
+// --- the reference's delta rule
+
+// Right for `sum` double, `write` an fma and all columns.
+#define WRONG_DELTA(name, sum_type, columns, write)                                                                  \
+    static void name(const struct delta_input *input, uint32_t dk, uint32_t dv, float *S, double *sums, float *out)  \
+    {                                                                                                                \
+        const float decay = math_exp(input->g);                                                                      \
+        (void)sums;                                                                                                  \
+        for (uint32_t j = 0; j < (columns); j++) {                                                                   \
+            sum_type read = 0, o = 0;                                                                                \
+            for (uint32_t i = 0; i < dk; i++)                                                                        \
+                read += (sum_type)input->k[i] * (S[i * dv + j] *= decay);                                            \
+            const float d = input->beta * (input->v[j] - (float)read);                                               \
+            for (uint32_t i = 0; i < dk; i++) {                                                                      \
+                float *s = &S[i * dv + j];                                                                           \
+                *s = write;                                                                                          \
+                o += (sum_type)input->q[i] * *s;                                                                     \
+            }                                                                                                        \
+            out[j] = (float)o;                                                                                       \
+        }                                                                                                            \
+    }
+WRONG_DELTA(delta_right, double, dv, fmaf(input->k[i], d, *s))
+WRONG_DELTA(delta_multiply_and_add, double, dv, *s + input->k[i] * d)
+WRONG_DELTA(delta_sums_floats, float, dv, fmaf(input->k[i], d, *s))
+WRONG_DELTA(delta_one_column_too_few, double, dv - 1, fmaf(input->k[i], d, *s))
+WRONG_DELTA(delta_drops_nan, double, dv, isnan(d) ? *s : fmaf(input->k[i], d, *s))
+
+static void delta_one_element_too_many(const struct delta_input *input, uint32_t dk, uint32_t dv, float *S,
+                                       double *sums, float *out)
+{
+    delta_right(input, dk, dv, S, sums, out);
+    S[dk * dv] = 0;
+}
+
+static void convolve_of_libm(const float *m, const float *w, uint32_t channels, uint32_t taps, float *state, float *c)
+{
+    ops_short_conv(m, w, NULL, channels, taps, state, c);
+    for (uint32_t i = 0; i < channels; i++)
+        c[i] = c[i] / (1 + expf(-c[i]));
+}
+
 // --- the table
 
 static const struct wrong wrongs[] = {
@@ -302,6 +345,13 @@ static const struct wrong wrongs[] = {
     {"reference.linear.*", "NaN dropped", .rows = nan_dropped},
     {"reference.linear.*", "one row too many", .rows = one_row_too_many},
     {"reference.linear.*", "one row too few", .rows = one_row_too_few},
+    {"reference.delta", NULL, .delta.step = delta_right},
+    {"reference.delta", "a product and a sum for fma", .delta.step = delta_multiply_and_add},
+    {"reference.delta", "sums of floats", .delta.step = delta_sums_floats},
+    {"reference.delta", "one element of the state too many", .delta.step = delta_one_element_too_many},
+    {"reference.delta", "the last column left alone", .delta.step = delta_one_column_too_few},
+    {"reference.delta", "NaN dropped", .delta.step = delta_drops_nan},
+    {"reference.delta", "another exp in the convolution", .delta.convolve = convolve_of_libm},
     {"runtime.linear.*", NULL, .kernels.linear = lin_right},
     {"runtime.linear.*", "lanes of 4 inputs", .kernels.linear = lin_lanes_of_four},
     // products of halves and codes are exact: it shows in fp32 weights and where the scale comes in
@@ -327,6 +377,14 @@ static const struct wrong wrongs[] = {
     {"runtime.attention", "the scale on the query", .kernels.attention = attention_scales_the_query},
     {"runtime.attention", "NaN dropped", .kernels.attention = attention_drops_nan},
 };
+
+static struct delta_kernel with_delta_fault(const struct delta_kernel *wrong)
+{
+    struct delta_kernel made = *delta_best(ISA_SCALAR);
+    made.convolve = wrong->convolve ? wrong->convolve : made.convolve;
+    made.step = wrong->step ? wrong->step : made.step;
+    return made;
+}
 
 // The definitions with the functions that `wrong` sets.
 static struct kernels with_fault(const struct kernels *wrong)
@@ -365,7 +423,8 @@ static void check_wrong(const struct wrong *wrong, const char *pattern, uint64_t
             continue;
         }
         const struct kernels kernels = with_fault(&wrong->kernels);
-        const struct candidate candidate = {subject->format, wrong->rows, &kernels};
+        const struct delta_kernel delta = with_delta_fault(&wrong->delta);
+        const struct candidate candidate = {subject->format, wrong->rows, &delta, &kernels};
         struct check check = {.random = seed, .is_control = true};
         char detail[400];
         subject->check(&check, &candidate);

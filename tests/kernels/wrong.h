@@ -7,6 +7,7 @@
 struct wrong {
     const char *subject, *fault; // a pattern; NULL: right, must pass
     linear_fn rows;
+    struct delta_kernel delta;
     struct kernels kernels; // what is set replaces the definition
 };
 

@@ -57,8 +57,8 @@ int bpe_open(struct bpe *bpe, struct arena *arena, uint32_t n_tokens, const stru
         assert(merge.left < n_tokens && merge.right < n_tokens && merge.merged < n_tokens);
         struct bpe_pair *pair = find_slot(pairs, n_slots - 1, merge.left, merge.right);
         if (!pair)
-            return error_set(error, ERROR_INPUT, "%s: merge %u (from 0) is one of more than %d chosen to collide", where,
-                             rank, PROBES);
+            return error_set(error, ERROR_INPUT, "%s: merge %u (from 0) is one of more than %d chosen to collide",
+                             where, rank, PROBES);
         *pair = (struct bpe_pair){merge.left, merge.right, rank, merge.merged};
     }
     bpe->pairs = pairs;

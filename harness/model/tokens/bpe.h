@@ -24,8 +24,8 @@ struct bpe {
 };
 
 // `merges` in order of rank, fewer than 2^30; of a pair that stands there twice the last counts. The table is in the
-// arena; `merges` is not kept. `where` stands in messages. Refused: pairs chosen to collide. ERROR_RUNTIME when memory
-// is exhausted.
+// arena; `merges` is not kept. `where` stands in messages. Refused: pairs chosen to collide. ERROR_RUNTIME when
+// memory is exhausted.
 int bpe_open(struct bpe *bpe, struct arena *arena, uint32_t n_tokens, const struct bpe_merge *merges,
              uint32_t n_merges, const char *where, struct error *error);
 

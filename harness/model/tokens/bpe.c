@@ -20,8 +20,8 @@ struct bpe_link {
 };
 
 struct bpe_candidate {
-    uint64_t order;  // rank in the high half, position of the left token in the low half
-    uint32_t merged; // the token that it makes
+    uint64_t order; // rank in the high half, position of the left token in the low half
+    uint32_t left, right, merged;
 };
 
 // The slot that holds the pair, or the free one where it belongs; NULL when neither is near. One line of cache a
@@ -137,7 +137,7 @@ static void push_pair(const struct bpe *bpe, struct bpe_word *word, uint32_t lef
 {
     const struct bpe_pair *pair = find_pair(bpe, word->tokens[left], word->tokens[right]);
     if (pair)
-        push(word, (struct bpe_candidate){(uint64_t)pair->rank << 32 | left, pair->merged});
+        push(word, (struct bpe_candidate){(uint64_t)pair->rank << 32 | left, pair->left, pair->right, pair->merged});
 }
 
 size_t bpe_merge_word(const struct bpe *bpe, struct bpe_word *word, size_t n)
@@ -157,9 +157,12 @@ size_t bpe_merge_word(const struct bpe *bpe, struct bpe_word *word, size_t n)
         const uint32_t next = links[at].next;
         if (tokens[at] == NONE || next == NONE)
             continue;
-        const struct bpe_pair *now = find_pair(bpe, tokens[at], tokens[next]);
-        if (!now || now->merged != top.merged)
-            continue; // one of the two has become part of another token since
+        if (tokens[at] != top.left || tokens[next] != top.right) {
+            // one of the two has become part of another token since; the pair that stands there now may make the same
+            const struct bpe_pair *now = find_pair(bpe, tokens[at], tokens[next]);
+            if (!now || now->merged != top.merged)
+                continue;
+        }
         tokens[at] = top.merged;
         tokens[next] = NONE;
         links[at].next = links[next].next;

@@ -2,7 +2,10 @@
 #include "harness/run/suite.h"
 
 #include <criterion/criterion.h>
+#include <dirent.h>
+#include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "harness/base/files.h"
@@ -293,6 +296,76 @@ Test(suite, texts_are_encoded_with_and_without_the_template)
     cr_assert_eq(suite_open(&suite, file_join(&arena, directory, "t.csv"), &config, tokenizer, &error), ERROR_INPUT);
     cr_assert(strstr(error.text, "model's tokenizer"), "%s", error.text);
     tokenizer_close(&tokenizer);
+}
+
+// --- published answers
+
+// Each file with the vocabulary of its model, the first and the last id of prompt and answer, and the smallest margin
+// as the publisher's page has it, rounded to four places.
+static const struct {
+    const char *name;
+    uint32_t vocabulary, n, prompt[2], answer[2];
+    double least;
+} published[] = {
+    {"lfm2.5-1.2b-instruct.json", 65536, 6, {1, 856}, {5242, 779}, 0.0313},
+    {"lfm2.5-2.6b.json", 128000, 15, {597, 20}, {417, 20}, 0.9689},
+    {"lfm2.5-vl-450m-textcore.json", 65536, 16, {1, 521}, {918, 521}, 0.9921},
+    {"qwen3.5-0.8b.json", 248320, 5, {760, 369}, {11751, 369}, 0.0319},
+    {"qwen3.5-2b.json", 248320, 5, {760, 369}, {11751, 25}, 0.0726},
+    {"qwen3.8-27b.json", 248320, 15, {760, 11}, {469, 11}, 0.8205},
+};
+enum { PUBLISHED = sizeof published / sizeof *published, ANSWER = 16 };
+
+static int open_published(size_t i, uint32_t vocabulary)
+{
+    const struct config whole = {.model_type = "any", .vocabulary = vocabulary, .max_positions = 32};
+    suite_close(&suite);
+    error = (struct error){0};
+    return suite_open(&suite, arena_print(&arena, "%s/suites/published/%s", ASSAY_FIXTURES, published[i].name),
+                      &whole, NULL, &error);
+}
+
+Test(suite, every_published_transcript_opens_with_its_model)
+{
+    struct dirent **entries;
+    const int n = scandir(ASSAY_FIXTURES "/suites/published", &entries, NULL, alphasort);
+    size_t files = 0;
+    for (int i = 0; i < n; i++) {
+        const char *dot = strrchr(entries[i]->d_name, '.');
+        if (dot && !strcmp(dot, ".json")) {
+            cr_assert_lt(files, (size_t)PUBLISHED, "%s is in no row of this test", entries[i]->d_name);
+            cr_assert_str_eq(entries[i]->d_name, published[files++].name);
+        }
+        free(entries[i]);
+    }
+    free(entries);
+    cr_assert_eq(files, (size_t)PUBLISHED);
+    for (size_t i = 0; i < PUBLISHED; i++) {
+        cr_assert_eq(open_published(i, published[i].vocabulary), 0, "%s", error.text);
+        const struct suite_case *one = &suite->cases[0];
+        const struct suite_answer *answer = one->answer;
+        cr_assert(suite->n_cases == 1 && answer && answer->n == ANSWER && answer->margins, "%s", published[i].name);
+        cr_expect(one->checks[CHECK_ROLLOUT] && one->rollout == ANSWER && one->n == published[i].n);
+        cr_expect(one->tokens[0] == published[i].prompt[0] && one->tokens[one->n - 1] == published[i].prompt[1]);
+        cr_expect(answer->ids[0] == published[i].answer[0] && answer->ids[ANSWER - 1] == published[i].answer[1]);
+        double least = 1;
+        for (uint32_t j = 0; j < ANSWER; j++)
+            least = answer->margins[j] < least ? answer->margins[j] : least;
+        cr_expect(fabs(least - published[i].least) <= 5e-5, "%s: smallest margin %g", published[i].name, least);
+        cr_expect(strstr(answer->source, "MaTriXy/coreai-model-zoo at ") == answer->source, "%s", answer->source);
+    }
+}
+
+// The wrong model for a transcript is named, as far as its vocabulary shows it.
+Test(suite, a_published_transcript_of_a_larger_vocabulary_is_refused)
+{
+    cr_assert_eq(open_published(4, 248069), 0, "%s", error.text); // <think> is the last id
+    cr_expect_eq(open_published(4, 248068), ERROR_INPUT);
+    cr_expect(strstr(error.text, "answer.ids[11]: found 248068"), "%s", error.text);
+    cr_expect_eq(open_published(4, 65536), ERROR_INPUT);
+    cr_expect_eq(open_published(5, 26887), ERROR_INPUT);
+    cr_expect(strstr(error.text, "tokens[1]: found 26887"), "%s", error.text);
+    cr_assert_eq(open_published(5, 26888), 0, "%s", error.text);
 }
 
 static int parse(const char *argument, size_t *n, uint32_t **tokens)

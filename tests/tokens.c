@@ -179,7 +179,7 @@ Test(tokens, merging_with_a_heap_is_merging_by_looking_at_all_pairs)
                 merges[n_merges++] = merge;
         }
         struct bpe bpe;
-        cr_assert_eq(bpe_open(&bpe, &arena, LETTERS + MERGES, merges, MERGES, &error), 0);
+        cr_assert_eq(bpe_open(&bpe, &arena, LETTERS + MERGES, merges, MERGES, "here", &error), 0);
         const size_t n = 1 + pick(MOST - 1);
         uint32_t slow[MOST];
         cr_assert_eq(bpe_word_reserve(&word, n, &error), 0);
@@ -201,15 +201,52 @@ Test(tokens, of_a_pair_that_stands_twice_the_last_rank_counts)
     struct arena arena = {0};
     struct bpe bpe;
     struct bpe_word word = {0};
-    cr_assert_eq(bpe_open(&bpe, &arena, 4, merges, 3, &error), 0);
+    cr_assert_eq(bpe_open(&bpe, &arena, 4, merges, 3, "here", &error), 0);
     cr_assert_eq(bpe_word_reserve(&word, 3, &error), 0);
     memcpy(word.tokens, (uint32_t[]){0, 1, 1}, 3 * sizeof *word.tokens);
     cr_expect_eq(bpe_merge_word(&bpe, &word, 3), 2);
     cr_expect(word.tokens[0] == 0 && word.tokens[1] == 3, "the first rank was taken");
-    cr_assert_eq(bpe_open(&bpe, &arena, 4, merges, 2, &error), 0); // the control: without the second time
+    cr_assert_eq(bpe_open(&bpe, &arena, 4, merges, 2, "here", &error), 0); // the control: without the second time
     memcpy(word.tokens, (uint32_t[]){0, 1, 1}, 3 * sizeof *word.tokens);
     cr_expect_eq(bpe_merge_word(&bpe, &word, 3), 2);
     cr_expect(word.tokens[0] == 2 && word.tokens[1] == 1);
+    bpe_word_close(&word);
+    arena_close(&arena);
+}
+
+// The hash of bpe.c, to find pairs that fall into one slot of its table.
+static uint32_t slot_of(struct bpe_merge merge, uint32_t mask)
+{
+    uint64_t hash = ((uint64_t)merge.left << 32 | merge.right) * UINT64_C(0x9E3779B97F4A7C15);
+    hash = (hash ^ hash >> 32) * UINT64_C(0xD6E8FEB86659FD93);
+    return (uint32_t)(hash >> 32) & mask;
+}
+
+// Else a file of a few MB could make each look-up walk through all its merges.
+Test(tokens, merges_chosen_to_collide_are_refused)
+{
+    enum { MERGES = 1025, MASK = 4095, TOKENS = 1 << 16 };
+    static struct bpe_merge merges[MERGES];
+    struct arena arena = {0};
+    struct bpe bpe;
+    uint32_t n = 0;
+    for (uint32_t i = 0; n < MERGES; i++) {
+        const struct bpe_merge merge = {i / TOKENS, i % TOKENS, TOKENS};
+        if (slot_of(merge, MASK) == 7)
+            merges[n++] = merge;
+    }
+    cr_expect_eq(bpe_open(&bpe, &arena, TOKENS + 1, merges, MERGES, "here", &error), ERROR_INPUT);
+    cr_expect_not_null(strstr(error.text, "here: merge 1024 (from 0) is one of more than 1024"), "%s", error.text);
+    // the control: one less, which still walks, and any of them is found
+    cr_assert_eq(bpe_open(&bpe, &arena, TOKENS + 1, merges, MERGES - 1, "here", &error), 0);
+    struct bpe_word word = {0};
+    cr_assert_eq(bpe_word_reserve(&word, 2, &error), 0);
+    word.tokens[0] = merges[MERGES - 2].left;
+    word.tokens[1] = merges[MERGES - 2].right;
+    cr_expect_eq(bpe_merge_word(&bpe, &word, 2), 1);
+    word.tokens[0] = merges[MERGES - 1].left;
+    word.tokens[1] = merges[MERGES - 1].right;
+    cr_expect_eq(bpe_merge_word(&bpe, &word, 2), 2); // this one was left out
     bpe_word_close(&word);
     arena_close(&arena);
 }

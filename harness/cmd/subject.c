@@ -3,12 +3,15 @@
 #include <stdlib.h>
 
 #include "harness/base/files.h"
+#include "harness/model/stops.h"
 
 static int open_parts(struct subject *subject, const char *model, struct error *error)
 {
     int code = checkpoint_open(&subject->checkpoint, model, error);
     if (!code)
         code = config_open(&subject->arena, subject->checkpoint->config_path, &subject->config, error);
+    if (!code)
+        code = stops_open(&subject->config, subject->checkpoint->path, error);
     if (!code)
         code = model_bind(&subject->arena, &subject->config, &subject->checkpoint->table, false, &subject->model,
                           &subject->head_note, error);

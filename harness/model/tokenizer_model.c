@@ -106,7 +106,7 @@ static int read_merges(struct tokenizer *t, struct json merges, struct error *er
     const size_t n = failed ? 0 : json_length(merges);
     struct arena scratch = {0};
     struct bpe_merge *list = arena_alloc(&scratch, n, sizeof *list);
-    if (!failed && (!list || n > INT32_MAX))
+    if (!failed && (!list || n > INT32_MAX / 2))
         failed = error_set(error, ERROR_RUNTIME, "out of memory for %zu merges", n);
     struct text joined = {0};
     uint32_t rank = 0;
@@ -119,7 +119,7 @@ static int read_merges(struct tokenizer *t, struct json merges, struct error *er
     }
     text_close(&joined);
     if (!failed)
-        failed = bpe_open(&t->bpe, &t->arena, t->vocabulary.n, list, rank, error);
+        failed = bpe_open(&t->bpe, &t->arena, t->vocabulary.n, list, rank, t->path, error);
     arena_close(&scratch);
     return failed;
 }

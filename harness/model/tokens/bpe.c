@@ -6,8 +6,13 @@
 
 #define NONE UINT32_MAX // no neighbour; as a token: merged into the one on its left
 
+// The table is at most half full, where the pairs of a real vocabulary need about 20 steps in half a million; pairs
+// chosen to collide would need one step for each pair before them.
+enum { PROBES = 1024 };
+
+// left is NONE in a free slot.
 struct bpe_pair {
-    uint32_t right, rank, merged;
+    uint32_t left, right, rank, merged;
 };
 
 struct bpe_link {
@@ -15,57 +20,57 @@ struct bpe_link {
 };
 
 struct bpe_candidate {
-    uint64_t order;  // rank in the high half, position of the left token in the low half
-    uint32_t merged; // the token that it makes
+    uint64_t order; // rank in the high half, position of the left token in the low half
+    uint32_t left, right, merged;
 };
 
-static int compare_pairs(const void *left, const void *right)
+// The slot that holds the pair, or the free one where it belongs; NULL when neither is near. One line of cache a
+// look-up, as a rule: a merge list of 250,000 is far larger than the caches.
+static inline struct bpe_pair *find_slot(struct bpe_pair *pairs, uint32_t mask, uint32_t left, uint32_t right)
 {
-    const struct bpe_pair *a = left, *b = right;
-    if (a->right != b->right)
-        return a->right < b->right ? -1 : 1;
-    return a->rank < b->rank ? -1 : a->rank > b->rank;
+    uint64_t hash = ((uint64_t)left << 32 | right) * UINT64_C(0x9E3779B97F4A7C15);
+    hash = (hash ^ hash >> 32) * UINT64_C(0xD6E8FEB86659FD93);
+    uint32_t slot = (uint32_t)(hash >> 32) & mask;
+    for (uint32_t probe = 0; probe < PROBES; probe++) {
+        struct bpe_pair *pair = &pairs[slot];
+        if (pair->left == NONE || (pair->left == left && pair->right == right))
+            return pair;
+        slot = (slot + 1) & mask;
+    }
+    return NULL;
 }
 
 int bpe_open(struct bpe *bpe, struct arena *arena, uint32_t n_tokens, const struct bpe_merge *merges,
-             uint32_t n_merges, struct error *error)
+             uint32_t n_merges, const char *where, struct error *error)
 {
-    uint32_t *first = arena_alloc(arena, (size_t)n_tokens + 2, sizeof *first);
-    struct bpe_pair *pairs = arena_alloc(arena, n_merges, sizeof *pairs);
-    if (!first || !pairs)
-        return error_set(error, ERROR_RUNTIME, "out of memory for %u merges", n_merges);
-    uint32_t *end = first + 1; // counts, then where the next pair of each token goes; at last its end
+    assert(n_merges <= INT32_MAX / 2);
+    uint32_t n_slots = 16;
+    while (n_slots < 2 * n_merges)
+        n_slots *= 2;
+    struct bpe_pair *pairs = arena_alloc(arena, n_slots, sizeof *pairs);
+    if (!pairs)
+        return error_set(error, ERROR_RUNTIME, "%s: out of memory for %u merges", where, n_merges);
+    for (uint32_t slot = 0; slot < n_slots; slot++)
+        pairs[slot].left = NONE;
     for (uint32_t rank = 0; rank < n_merges; rank++) {
-        assert(merges[rank].left < n_tokens && merges[rank].right < n_tokens && merges[rank].merged < n_tokens);
-        end[merges[rank].left + 1]++;
+        const struct bpe_merge merge = merges[rank];
+        assert(merge.left < n_tokens && merge.right < n_tokens && merge.merged < n_tokens);
+        struct bpe_pair *pair = find_slot(pairs, n_slots - 1, merge.left, merge.right);
+        if (!pair)
+            return error_set(error, ERROR_INPUT, "%s: merge %u (from 0) is one of more than %d chosen to collide",
+                             where, rank, PROBES);
+        *pair = (struct bpe_pair){merge.left, merge.right, rank, merge.merged};
     }
-    for (uint32_t token = 0; token < n_tokens; token++)
-        end[token + 1] += end[token];
-    for (uint32_t rank = 0; rank < n_merges; rank++)
-        pairs[end[merges[rank].left]++] = (struct bpe_pair){merges[rank].right, rank, merges[rank].merged};
-    for (uint32_t token = 0; token < n_tokens; token++) {
-        const uint32_t n = first[token + 1] - first[token];
-        if (n > 1)
-            qsort(pairs + first[token], n, sizeof *pairs, compare_pairs);
-    }
-    bpe->first = first;
     bpe->pairs = pairs;
+    bpe->mask = n_slots - 1;
     return 0;
 }
 
 // The last pair of that left and right token, or NULL.
-static const struct bpe_pair *find_pair(const struct bpe *bpe, uint32_t left, uint32_t right)
+static inline const struct bpe_pair *find_pair(const struct bpe *bpe, uint32_t left, uint32_t right)
 {
-    const uint32_t begin = bpe->first[left];
-    uint32_t low = begin, high = bpe->first[left + 1];
-    while (low < high) {
-        const uint32_t middle = low + (high - low) / 2;
-        if (bpe->pairs[middle].right <= right)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low > begin && bpe->pairs[low - 1].right == right ? &bpe->pairs[low - 1] : NULL;
+    const struct bpe_pair *pair = find_slot(bpe->pairs, bpe->mask, left, right);
+    return pair && pair->left != NONE ? pair : NULL;
 }
 
 int bpe_word_reserve(struct bpe_word *word, size_t n, struct error *error)
@@ -132,7 +137,7 @@ static void push_pair(const struct bpe *bpe, struct bpe_word *word, uint32_t lef
 {
     const struct bpe_pair *pair = find_pair(bpe, word->tokens[left], word->tokens[right]);
     if (pair)
-        push(word, (struct bpe_candidate){(uint64_t)pair->rank << 32 | left, pair->merged});
+        push(word, (struct bpe_candidate){(uint64_t)pair->rank << 32 | left, pair->left, pair->right, pair->merged});
 }
 
 size_t bpe_merge_word(const struct bpe *bpe, struct bpe_word *word, size_t n)
@@ -152,9 +157,12 @@ size_t bpe_merge_word(const struct bpe *bpe, struct bpe_word *word, size_t n)
         const uint32_t next = links[at].next;
         if (tokens[at] == NONE || next == NONE)
             continue;
-        const struct bpe_pair *now = find_pair(bpe, tokens[at], tokens[next]);
-        if (!now || now->merged != top.merged)
-            continue; // one of the two has become part of another token since
+        if (tokens[at] != top.left || tokens[next] != top.right) {
+            // one of the two has become part of another token since; the pair that stands there now may make the same
+            const struct bpe_pair *now = find_pair(bpe, tokens[at], tokens[next]);
+            if (!now || now->merged != top.merged)
+                continue;
+        }
         tokens[at] = top.merged;
         tokens[next] = NONE;
         links[at].next = links[next].next;

@@ -19,14 +19,15 @@ struct bpe_merge {
 struct bpe_pair;
 
 struct bpe {
-    const uint32_t *first;        // [n_tokens + 1]: pairs of left token t are pairs[first[t], first[t + 1])
-    const struct bpe_pair *pairs; // by left, then right
+    struct bpe_pair *pairs; // [mask + 1] by hash
+    uint32_t mask;
 };
 
-// `merges` in order of rank; of a pair that stands there twice the last counts. Tables in the arena; `merges` is not
-// kept. ERROR_RUNTIME when memory is exhausted.
+// `merges` in order of rank, fewer than 2^30; of a pair that stands there twice the last counts. The table is in the
+// arena; `merges` is not kept. `where` stands in messages. Refused: pairs chosen to collide. ERROR_RUNTIME when
+// memory is exhausted.
 int bpe_open(struct bpe *bpe, struct arena *arena, uint32_t n_tokens, const struct bpe_merge *merges,
-             uint32_t n_merges, struct error *error);
+             uint32_t n_merges, const char *where, struct error *error);
 
 // The word being merged and the memory for it; {0} to begin with, grown as needed, used again for the next word.
 struct bpe_word {

@@ -36,6 +36,7 @@ struct delta_input {
 //   d[j] = beta (v[j] - fl32(sum over i of k[i] S[i][j]))       reads the decayed state
 //   S[i][j] = fma(k[i], d[j], S[i][j])
 //   out[j] = fl32(sum over i of q[i] S[i][j])                   reads the updated state
+// (transformers rounds the product k d and its sum with S apart: within the same noise.)
 // S [dk, dv]; out [dv] is no input's; sums [dv] is scratch. A NaN in q, k, v, g, beta or S reaches out.
 typedef void (*delta_step_fn)(const struct delta_input *input, uint32_t dk, uint32_t dv, float *S, double *sums,
                               float *out);

@@ -123,7 +123,7 @@ struct kernels {
     // chain F32: ss = SUM32 of x x by fma; r = 1 / sqrt(ss + 1e-6), each operation rounded.
     // chain F16: as one shipped runtime computes it (zoo.md 3.4). Every step of SUM32 is rounded to half: p = h(x x),
     // acc = h(acc + p), each sum of the tree; then r = h(1 / sqrt(h(ss + h(1e-6)))), root and quotient in fp32.
-    // A sum over 65,504 is Inf, and the row 0.
+    // A sum of 65,520 or more is Inf, and every number of the row 0.
     void (*l2_norm)(const float *x, uint32_t n, float scale, enum precision chain, float *y);
 
     // One step of the gated delta rule (architecture.md 4.4), i increasing in every chain, from +0:

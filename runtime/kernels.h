@@ -130,7 +130,7 @@ struct kernels {
     //   D_ij = S_ij e^g; mem_j = chain of fma(k_i, D_ij, .); d_j = (v_j - mem_j) beta; S_ij = fma(k_i, d_j, D_ij);
     //   out_j = h(chain of fma(q_i, S_ij, .)), on S before it is rounded to the state's precision.
     // Where e^g makes fp32 subnormals, flushing them may change the sign of a zero of out or of S, and nothing else.
-    // q, k [dk] as l2_norm leaves them; v, out [dv].
+    // q, k [dk] as l2_norm leaves them, without Inf; v, out [dv].
     void (*delta_step)(const struct delta_state *state, const float *q, const float *k, const float *v, float beta,
                        float g, float *out);
 

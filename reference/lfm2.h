@@ -2,7 +2,8 @@
 // token at a time or many: the same bits.
 //
 // lfm2.c is the forward pass, lfm2_memory.c everything around it. Weights stay in the mapped files; only vectors
-// (norms, biases, the convolution's taps) are widened once. All memory is taken at open; a pass allocates nothing.
+// (norms, biases, the convolution's taps) are widened once. Memory is taken at open, for passes of one token, and by
+// lfm2_make_room for wider ones; a pass allocates nothing.
 // Letters as in harness/model/config.h. The caller has entered the environment of harness/base/floating.h.
 #ifndef ASSAY_REFERENCE_LFM2_H
 #define ASSAY_REFERENCE_LFM2_H
@@ -30,12 +31,13 @@ struct lfm2 {
     const struct model *model; // borrowed
     struct linear linear;
     uint32_t capacity;          // positions
-    uint32_t width;             // tokens of a pass at most, W: the smaller of capacity and LFM2_WIDTH
+    uint32_t width;             // tokens of a pass for which there is room, W
     float scale;                // fl32(dh^-1/2)
     struct lfm2_memory *layers; // [L]
     const float *final_norm;    // [d]
     const float *frequencies;   // [dh/2]
     // of the pass at hand
+    struct arena activations;
     uint32_t n, position;      // tokens, positions before them
     float *cosine, *sine;      // [W, dh/2]
     float *h, *u, *m;          // [W, d]: residual stream, its norm, what a mixer or feed-forward adds
@@ -58,6 +60,9 @@ void lfm2_close(struct lfm2 **lfm2);
 
 // The zero state.
 void lfm2_reset(struct lfm2 *lfm2);
+
+// Room for passes of `width` tokens; <= LFM2_WIDTH. On failure, ERROR_RUNTIME, the room is what it was.
+int lfm2_make_room(struct lfm2 *lfm2, uint32_t width, struct error *error);
 
 // 1 <= n <= width tokens from `position` on (that many came before; position + n <= capacity) -> the logits [n, V]
 // of the next ones, valid until the next call. Every token < V. Rows go to sink->taps only, one sink->tap_row before

@@ -9,9 +9,9 @@
 
 // --- opening
 
-static float *floats(struct lfm2 *s, size_t n, bool *ok)
+static float *floats(struct arena *arena, size_t n, bool *ok)
 {
-    float *memory = arena_alloc(&s->arena, n, sizeof *memory);
+    float *memory = arena_alloc(arena, n, sizeof *memory);
     *ok = *ok && memory;
     return memory;
 }
@@ -21,7 +21,7 @@ static const float *widened(struct lfm2 *s, const struct weight *weight, bool *o
 {
     if (weight->format == WEIGHT_NONE)
         return NULL;
-    float *memory = floats(s, (size_t)weight->rows * weight->cols, ok);
+    float *memory = floats(&s->arena, (size_t)weight->rows * weight->cols, ok);
     for (uint32_t row = 0; memory && row < weight->rows; row++)
         weight_row(weight, row, memory + (size_t)row * weight->cols);
     return memory;
@@ -39,44 +39,64 @@ static void open_layer(struct lfm2 *s, uint32_t i, bool *ok)
         memory->conv_bias = widened(s, &w->conv_bias, ok);
         memory->in_proj_bias = widened(s, &w->in_proj_bias, ok);
         memory->conv_out_bias = widened(s, &w->conv_out_bias, ok);
-        memory->columns = floats(s, (size_t)config->hidden * (config->conv_taps - 1), ok);
+        memory->columns = floats(&s->arena, (size_t)config->hidden * (config->conv_taps - 1), ok);
     } else {
         const size_t elements = (size_t)config->key_heads * s->capacity * config->head_width;
         memory->q_norm = widened(s, &w->q_norm, ok);
         memory->k_norm = widened(s, &w->k_norm, ok);
-        memory->keys = floats(s, elements, ok);
-        memory->values = floats(s, elements, ok);
+        memory->keys = floats(&s->arena, elements, ok);
+        memory->values = floats(&s->arena, elements, ok);
     }
 }
 
 static void open_activations(struct lfm2 *s, bool *ok)
 {
     const struct config *config = &s->model->config;
+    struct arena *arena = &s->activations;
     const size_t width = s->width, d = config->hidden, f = config->feed_forward;
     const size_t n_q = (size_t)config->query_heads * config->head_width;
     const size_t n_k = (size_t)config->key_heads * config->head_width;
-    s->cosine = floats(s, width * (config->head_width / 2), ok);
-    s->sine = floats(s, width * (config->head_width / 2), ok);
-    s->h = floats(s, width * d, ok);
-    s->u = floats(s, width * d, ok);
-    s->m = floats(s, width * d, ok);
-    s->bcx = floats(s, width * 3 * d, ok);
-    s->bx = floats(s, width * d, ok);
-    s->c = floats(s, width * d, ok);
-    s->q = floats(s, width * n_q, ok);
-    s->attn = floats(s, width * n_q, ok);
-    s->k = floats(s, width * n_k, ok);
-    s->v = floats(s, width * n_k, ok);
-    s->scores = floats(s, (size_t)config->query_heads * s->capacity, ok);
-    s->sums = arena_alloc(&s->arena, n_q, sizeof *s->sums);
+    s->cosine = floats(arena, width * (config->head_width / 2), ok);
+    s->sine = floats(arena, width * (config->head_width / 2), ok);
+    s->h = floats(arena, width * d, ok);
+    s->u = floats(arena, width * d, ok);
+    s->m = floats(arena, width * d, ok);
+    s->bcx = floats(arena, width * 3 * d, ok);
+    s->bx = floats(arena, width * d, ok);
+    s->c = floats(arena, width * d, ok);
+    s->q = floats(arena, width * n_q, ok);
+    s->attn = floats(arena, width * n_q, ok);
+    s->k = floats(arena, width * n_k, ok);
+    s->v = floats(arena, width * n_k, ok);
+    s->scores = floats(arena, (size_t)config->query_heads * s->capacity, ok);
+    s->sums = arena_alloc(arena, n_q, sizeof *s->sums);
     *ok = *ok && s->sums;
-    s->gate = floats(s, width * f, ok);
-    s->up = floats(s, width * f, ok);
-    s->logits = floats(s, width * config->vocabulary, ok);
+    s->gate = floats(arena, width * f, ok);
+    s->up = floats(arena, width * f, ok);
+    s->logits = floats(arena, width * config->vocabulary, ok);
     const size_t wider = n_q > d ? n_q : d;
     const uint32_t widest = (uint32_t)(wider > f ? wider : f);
-    s->input.split = floats(s, linear_split_size(widest), ok);
-    s->batch.packed = floats(s, linear_batch_size(widest, s->width), ok);
+    s->input.split = floats(arena, linear_split_size(widest), ok);
+    s->batch.packed = width > 1 ? floats(arena, linear_batch_size(widest, s->width), ok) : NULL;
+}
+
+int lfm2_make_room(struct lfm2 *s, uint32_t width, struct error *error)
+{
+    assert(width <= LFM2_WIDTH);
+    if (width <= s->width)
+        return 0;
+    struct lfm2 wider = *s;
+    bool ok = true;
+    wider.activations = (struct arena){0};
+    wider.width = width;
+    open_activations(&wider, &ok);
+    if (!ok) {
+        arena_close(&wider.activations);
+        return error_set(error, ERROR_RUNTIME, "reference: no memory for %u tokens at once; fewer may fit", width);
+    }
+    arena_close(&s->activations);
+    *s = wider;
+    return 0;
 }
 
 int lfm2_open(struct lfm2 **lfm2, const struct model *model, const struct linear *linear, uint32_t capacity,
@@ -94,17 +114,14 @@ int lfm2_open(struct lfm2 **lfm2, const struct model *model, const struct linear
     s->model = model;
     s->linear = *linear;
     s->capacity = capacity;
-    s->width = capacity < LFM2_WIDTH ? capacity : LFM2_WIDTH;
     s->scale = math_reciprocal_sqrt(config->head_width);
     s->layers = arena_alloc(&s->arena, config->layers, sizeof *s->layers);
     ok = s->layers != NULL;
     for (uint32_t i = 0; ok && i < config->layers; i++)
         open_layer(s, i, &ok);
     s->final_norm = widened(s, &model->final_norm, &ok);
-    float *frequencies = floats(s, config->head_width / 2, &ok);
-    if (ok)
-        open_activations(s, &ok);
-    if (!ok) {
+    float *frequencies = floats(&s->arena, config->head_width / 2, &ok);
+    if (!ok || lfm2_make_room(s, 1, NULL)) {
         lfm2_close(&s);
         return error_set(error, ERROR_RUNTIME, "reference: no memory for the caches of %u positions; fewer may fit",
                          capacity);
@@ -119,6 +136,7 @@ void lfm2_close(struct lfm2 **lfm2)
 {
     if (!lfm2 || !*lfm2)
         return;
+    arena_close(&(*lfm2)->activations);
     arena_close(&(*lfm2)->arena);
     free(*lfm2);
     *lfm2 = NULL;

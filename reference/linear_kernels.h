@@ -34,20 +34,36 @@ float linear_sum_of_lanes(float acc[LINEAR_LANES]);
 // Does choosing `isa` allow kernels of `kernel`? The x86 sets contain one another.
 bool linear_isa_includes(enum isa isa, enum isa kernel);
 
-// A row of a piece, from its first input on. Rows that are not there are the last one again.
-struct linear_row {
+// Where the rows of a piece lie, from its first input on. Rows that are not there are the last one again.
+struct linear_rows {
     const unsigned char *data;
-    const uint16_t *scale; // of the whole row; NULL: none
+    const uint16_t *scale; // of whole rows; NULL: none
+    size_t bytes, scales;  // from row to row
+    uint32_t last;
 };
 
-static inline struct linear_row linear_row_of(const struct linear_piece *piece, uint32_t r)
+struct linear_row {
+    const unsigned char *data;
+    const uint16_t *scale;
+};
+
+static inline struct linear_rows linear_rows_of(const struct linear_piece *piece)
 {
     const struct weight *weight = piece->weight;
     const struct weight before = {.format = weight->format, .cols = piece->k};
-    const size_t row = piece->row + (r < piece->rows ? r : piece->rows - 1);
-    return (struct linear_row){
-        (const unsigned char *)weight->data + row * weight_row_bytes(weight) + weight_row_bytes(&before),
-        weight->scale ? weight->scale + row * (weight->cols / weight->block) : NULL};
+    struct linear_rows rows = {.bytes = weight_row_bytes(weight), .last = piece->rows - 1};
+    rows.data = (const unsigned char *)weight->data + piece->row * rows.bytes + weight_row_bytes(&before);
+    if (weight->scale) {
+        rows.scales = weight->cols / weight->block;
+        rows.scale = weight->scale + piece->row * rows.scales;
+    }
+    return rows;
+}
+
+static inline struct linear_row linear_row_of(const struct linear_rows *rows, uint32_t r)
+{
+    const size_t at = r < rows->last ? r : rows->last;
+    return (struct linear_row){rows->data + at * rows->bytes, rows->scale ? rows->scale + at * rows->scales : NULL};
 }
 
 // The last cols mod 32 elements of a row, widened, then -0: with x = +0 there, fma(-0, +0, acc) leaves every acc as

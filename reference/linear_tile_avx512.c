@@ -57,7 +57,7 @@ LINEAR_INLINE __m512 widen_q4(struct linear_row row, size_t block, size_t part, 
 
 // The accumulators of one part.
 LINEAR_INLINE void multiply_tile(widen_fn widen, uint32_t n_rows, uint32_t n_tokens, const struct linear_piece *piece,
-                                 uint32_t first, size_t part)
+                                 const struct linear_rows *rows, uint32_t first, size_t part)
 {
     const uint32_t scale_block = piece->weight->block;
     const size_t step = piece->ahead_step * n_rows;
@@ -67,7 +67,7 @@ LINEAR_INLINE void multiply_tile(widen_fn widen, uint32_t n_rows, uint32_t n_tok
     struct linear_row row[ROWS];
     __m512 acc[ROWS][TOKENS], w[ROWS];
     for (uint32_t r = 0; r < n_rows; r++)
-        row[r] = linear_row_of(piece, first + r);
+        row[r] = linear_row_of(rows, first + r);
     for (uint32_t r = 0; r < n_rows; r++)
         for (uint32_t t = 0; t < n_tokens; t++)
             acc[r][t] = piece->first ? _mm512_setzero_ps() : _mm512_load_ps(lanes + (r * n_tokens + t) * LINEAR_LANES);
@@ -94,9 +94,10 @@ LINEAR_INLINE void multiply_tile(widen_fn widen, uint32_t n_rows, uint32_t n_tok
 
 LINEAR_INLINE void multiply_rows(widen_fn widen, uint32_t n_rows, uint32_t n_tokens, const struct linear_piece *piece)
 {
+    const struct linear_rows rows = linear_rows_of(piece);
     for (size_t part = 0; part < PARTS; part++) // x of one part stays in the nearest cache for all rows
         for (uint32_t first = 0; first < piece->rows; first += n_rows)
-            multiply_tile(widen, n_rows, n_tokens, piece, first, part);
+            multiply_tile(widen, n_rows, n_tokens, piece, &rows, first, part);
 }
 
 LINEAR_INLINE void multiply(widen_fn widen, const struct linear_piece *piece)

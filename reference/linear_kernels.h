@@ -14,7 +14,7 @@
 #define LINEAR_INLINE static inline
 #endif
 
-// A vector that several instructions use is loaded once, not by each of them: a tile is bound by its loads. Speed only.
+// A vector that several instructions use is loaded once, not by each of them: tiles are bound by loads. Speed only.
 #if defined(__GNUC__) && defined(__x86_64__)
 #define LINEAR_KEEP(vector) __asm__("" : "+v"(vector))
 #else

@@ -135,9 +135,9 @@ struct block {
     const struct linear_tile *tile;
     const struct weight *weight;
     const struct linear_batch *batch;
-    size_t row, end;             // its first row; the end of all blocks
-    uint32_t token, tokens;      // its first token, and how many
-    const unsigned char *ahead;  // as in struct linear_piece
+    size_t row, end;            // its first row; the end of all blocks
+    uint32_t token, tokens;     // its first token, and how many
+    const unsigned char *ahead; // as in struct linear_piece
     size_t ahead_step;
     alignas(64) float tails[LINEAR_BLOCK_ROWS * LINEAR_LANES];
     alignas(64) float lanes[LINEAR_BLOCK_ROWS * LINEAR_BLOCK_TOKENS * LINEAR_LANES]; // group after group
@@ -186,8 +186,14 @@ static void run_panel(struct block *block, uint32_t k, float *y)
 {
     const struct linear_tile *tile = block->tile;
     const uint32_t left = block->weight->cols - k, width = smaller(left, LINEAR_PANEL), blocks = blocks_of(width);
-    struct linear_piece piece = {.weight = block->weight, .row = block->row, .rows = rows_of(block), .k = k,
-                                 .blocks = width / LINEAR_LANES, .first = k == 0, .lanes = block->lanes, .ahead_step = block->ahead_step};
+    struct linear_piece piece = {.weight = block->weight,
+                                 .row = block->row,
+                                 .rows = rows_of(block),
+                                 .k = k,
+                                 .blocks = width / LINEAR_LANES,
+                                 .first = k == 0,
+                                 .lanes = block->lanes,
+                                 .ahead_step = block->ahead_step};
     piece.x = block->batch->packed + (size_t)k * padded(tile, block->batch->tokens) +
               (size_t)blocks * LINEAR_LANES * block->token;
     for (uint32_t t = 0; t < block->tokens; t += piece.tokens) {

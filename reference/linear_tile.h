@@ -24,14 +24,14 @@ enum {
 // What one call works through: some rows, one panel of inputs, one group of tokens.
 struct linear_piece {
     const struct weight *weight;
-    size_t row;           // the first of them
-    uint32_t rows;        // 1 ... LINEAR_BLOCK_ROWS
-    uint32_t k, blocks;   // inputs k ... k + 32 blocks - 1, k a multiple of 32, all within the row
-    const float *x;       // [32 / width, blocks of the panel, tokens, width]: part after part of the lanes
-    size_t part;          // floats from one part of x to the next
-    uint32_t tokens;      // of the group, T
-    bool first;           // lanes begin at +0, whatever stands in `lanes`
-    float *lanes;         // [rows up to a whole tile, T, 32], aligned to 64 bytes; also those of rows that are not there
+    size_t row;         // the first of them
+    uint32_t rows;      // 1 ... LINEAR_BLOCK_ROWS
+    uint32_t k, blocks; // inputs k ... k + 32 blocks - 1, k a multiple of 32, all within the row
+    const float *x;     // [32 / width, blocks of the panel, T, width]: part after part of the lanes
+    size_t part;        // floats from one part of x to the next
+    uint32_t tokens;    // of the group, T
+    bool first;         // lanes begin at +0, whatever stands in `lanes`
+    float *lanes;       // [LINEAR_BLOCK_ROWS, T, 32], aligned to 64 bytes; those of rows that are not there are scratch
     // Memory that is asked into the cache meanwhile: ahead_step bytes for each row, 32 inputs and part of the lanes.
     // Speed only. 0: none.
     const unsigned char *ahead;

@@ -1,4 +1,4 @@
-// AVX2, FMA, F16C: tiles of 3 rows by 4 tokens, 8 lanes at a time: 12 accumulators. Bits as linear_tile.c.
+// AVX2, FMA, F16C: tiles of 3 rows by 4 tokens or 6 by 2, 8 lanes at a time: 12 accumulators. Bits as linear_tile.c.
 #include <immintrin.h>
 #include <string.h>
 
@@ -71,11 +71,12 @@ LINEAR_INLINE void multiply_tile(widen_fn widen, uint32_t n_rows, uint32_t n_tok
         row[r] = linear_row_of(rows, first + r);
     for (uint32_t r = 0; r < n_rows; r++)
         for (uint32_t t = 0; t < n_tokens; t++)
-            acc[r][t] = piece->first ? _mm256_setzero_ps() : _mm256_load_ps(lanes + (r * n_tokens + t) * LINEAR_LANES);
+            acc[r][t] =
+                piece->first ? _mm256_setzero_ps() : _mm256_load_ps(lanes + (r * n_tokens + t) * LINEAR_LANES);
     for (size_t block = 0; block < piece->blocks; block++, x += n_tokens * WIDTH) {
         const size_t scale = scale_block ? (piece->k + block * LINEAR_LANES) / scale_block : 0;
         for (size_t at = 0; at < step; at += 64)
-            _mm_prefetch((const char *)ahead + at, _MM_HINT_T1);
+            _mm_prefetch((const char *)ahead + at, _MM_HINT_T0);
         ahead += step;
         for (uint32_t t = 0; t < n_tokens; t++) {
             b[t] = _mm256_load_ps(x + t * WIDTH);

@@ -1,5 +1,5 @@
-// AVX-512 (F, BW, VL, DQ): tiles of 3 rows by 8 tokens or 6 by 4, 16 lanes at a time: 24 accumulators. Bits as
-// linear_tile.c.
+// AVX-512 (F, BW, VL, DQ): tiles of 3 rows by 8 tokens, 6 by 4 or 6 by 2, 16 lanes at a time: 24 accumulators, or 12.
+// Bits as linear_tile.c.
 #include <immintrin.h>
 
 #include "reference/linear.h"
@@ -70,11 +70,12 @@ LINEAR_INLINE void multiply_tile(widen_fn widen, uint32_t n_rows, uint32_t n_tok
         row[r] = linear_row_of(rows, first + r);
     for (uint32_t r = 0; r < n_rows; r++)
         for (uint32_t t = 0; t < n_tokens; t++)
-            acc[r][t] = piece->first ? _mm512_setzero_ps() : _mm512_load_ps(lanes + (r * n_tokens + t) * LINEAR_LANES);
+            acc[r][t] =
+                piece->first ? _mm512_setzero_ps() : _mm512_load_ps(lanes + (r * n_tokens + t) * LINEAR_LANES);
     for (size_t block = 0; block < piece->blocks; block++, x += n_tokens * WIDTH) {
         const size_t scale = scale_block ? (piece->k + block * LINEAR_LANES) / scale_block : 0;
         for (size_t at = 0; at < step; at += 64)
-            _mm_prefetch((const char *)ahead + at, _MM_HINT_T1);
+            _mm_prefetch((const char *)ahead + at, _MM_HINT_T0);
         ahead += step;
         for (uint32_t r = 0; r < n_rows; r++)
             w[r] = widen(row[r], block, part, scale);
@@ -133,8 +134,9 @@ void linear_multiply_avx512(const struct linear_piece *piece)
 // (l, l+16) of one, then (l, l+8) of two outputs: 8 lanes of each.
 LINEAR_INLINE __m512 sum_of_two(const float *lanes)
 {
+    const float *next = lanes + LINEAR_LANES;
     const __m512 a = _mm512_add_ps(_mm512_load_ps(lanes), _mm512_load_ps(lanes + WIDTH));
-    const __m512 b = _mm512_add_ps(_mm512_load_ps(lanes + LINEAR_LANES), _mm512_load_ps(lanes + LINEAR_LANES + WIDTH));
+    const __m512 b = _mm512_add_ps(_mm512_load_ps(next), _mm512_load_ps(next + WIDTH));
     return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
 }
 

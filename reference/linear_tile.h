@@ -1,7 +1,7 @@
 // linear_tile: y = W x for many tokens at once, with the bits that linear.h gives each of them alone.
 //
 // A tile is a few rows by a few tokens whose lanes stay in registers; a weight is widened there, once for all tokens
-// of the tile. Lanes are independent, so that the inputs may be cut into panels that stay in cache: between two panels
+// of the tile. Lanes are independent, so the inputs may be cut into panels that stay in cache: between two panels
 // the lanes rest in memory, which changes no bit.
 #ifndef ASSAY_REFERENCE_LINEAR_TILE_H
 #define ASSAY_REFERENCE_LINEAR_TILE_H
@@ -31,7 +31,7 @@ struct linear_piece {
     size_t part;        // floats from one part of x to the next
     uint32_t tokens;    // of the group, T
     bool first;         // lanes begin at +0, whatever stands in `lanes`
-    float *lanes;       // [LINEAR_BLOCK_ROWS, T, 32], aligned to 64 bytes; those of rows that are not there are scratch
+    float *lanes;       // [LINEAR_BLOCK_ROWS, T, 32], aligned to 64; of rows that are not there: scratch
     // Memory that is asked into the cache meanwhile: ahead_step bytes for each row, 32 inputs and part of the lanes.
     // Speed only. 0: none.
     const unsigned char *ahead;
@@ -53,7 +53,7 @@ extern const struct linear_tile linear_tiles[];
 // The last one that `isa` includes and this processor has.
 const struct linear_tile *linear_tile_best(enum isa isa);
 
-// The inputs of `tokens` tokens, packed: panel after panel, in a panel group after group, in a group as the tile reads
+// The inputs of `tokens` tokens, packed: panel after panel, in it group after group, and a group as the tile reads
 // them. Inputs and tokens that are not there are +0.
 struct linear_batch {
     uint32_t n, tokens; // K

@@ -27,8 +27,8 @@ LINEAR_INLINE __m256 widen_f16(struct linear_row row, size_t block, size_t part,
 LINEAR_INLINE __m256 widen_bf16(struct linear_row row, size_t block, size_t part, size_t scale)
 {
     (void)scale;
-    const __m256i from = _mm256_setr_epi8(-1, -1, 0, 1, -1, -1, 2, 3, -1, -1, 4, 5, -1, -1, 6, 7, -1, -1, 8, 9, -1, -1,
-                                          10, 11, -1, -1, 12, 13, -1, -1, 14, 15);
+    const __m256i from = _mm256_setr_epi8(-1, -1, 0, 1, -1, -1, 2, 3, -1, -1, 4, 5, -1, -1, 6, 7, -1, -1, 8, 9, -1,
+                                          -1, 10, 11, -1, -1, 12, 13, -1, -1, 14, 15);
     const __m128i eight = _mm_loadu_si128((const __m128i *)(const void *)(row.data + block * 64 + part * 16));
     return _mm256_castsi256_ps(_mm256_shuffle_epi8(_mm256_broadcastsi128_si256(eight), from));
 }

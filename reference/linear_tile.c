@@ -97,11 +97,12 @@ size_t linear_batch_size(uint32_t n, uint32_t tokens)
     return (size_t)blocks_of(n) * LINEAR_LANES * (((size_t)tokens + 7) / 8 * 8);
 }
 
-// 32 inputs of one token, into the parts of its group.
+// 32 inputs of one token, into the parts of its group; eight at a time, which every width is a multiple of.
 static void place(const struct linear_tile *tile, const float *lanes, float *x, size_t part)
 {
     for (uint32_t at = 0; at < LINEAR_LANES; at += tile->width, x += part)
-        memcpy(x, lanes + at, tile->width * sizeof *x);
+        for (uint32_t i = 0; i < tile->width; i += 8)
+            memcpy(x + i, lanes + at + i, 8 * sizeof *x);
 }
 
 void linear_batch_set(struct linear_batch *batch, const struct linear_tile *tile, const float *x, uint32_t n,
@@ -118,11 +119,12 @@ void linear_batch_set(struct linear_batch *batch, const struct linear_tile *tile
             for (uint32_t t = 0; t < group; t++)
                 for (uint32_t block = 0; block < blocks; block++) {
                     const uint32_t at = block * LINEAR_LANES;
-                    float lanes[LINEAR_LANES] = {0};
-                    if (first + t < tokens)
-                        memcpy(lanes, x + (size_t)(first + t) * n + k + at,
-                               smaller(width - at, LINEAR_LANES) * sizeof *x);
-                    place(tile, lanes, out + ((size_t)block * group + t) * tile->width, part);
+                    const size_t from = (size_t)(first + t) * n + k + at;
+                    float padding[LINEAR_LANES] = {0};
+                    const bool whole = first + t < tokens && width - at >= LINEAR_LANES;
+                    if (first + t < tokens && !whole)
+                        memcpy(padding, x + from, (width - at) * sizeof *x);
+                    place(tile, whole ? x + from : padding, out + ((size_t)block * group + t) * tile->width, part);
                 }
             out += (size_t)blocks * group * LINEAR_LANES;
         }

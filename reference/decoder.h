@@ -60,6 +60,13 @@ struct decoder {
     // short convolution (LFM2)
     float *bcx;                // [W, 3 d]: B | C | x
     float *bx, *c;             // [W, d]: B*x, its convolution
+    // experts
+    float *router, *selection; // [W, E]: logits, selection scores
+    uint32_t *chosen;          // [W, k] experts, in the order of the slots
+    float *ids, *weights;      // [W, k]: the same as floats, what each is multiplied with
+    float *gathered;           // [W, d]: the u of the tokens of one expert; what the shared expert adds
+    float *routed;             // [W, k, d]: of each slot its expert's output
+    float *shared_gate;        // [W]
     struct linear_input input; // of the linear layer at hand
     struct linear_batch batch; // the same of many tokens
 };

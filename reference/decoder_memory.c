@@ -72,6 +72,21 @@ static size_t larger(size_t a, size_t b)
     return a > b ? a : b;
 }
 
+static void open_experts(struct decoder *s, bool *ok)
+{
+    const struct config *config = &s->model->config;
+    const size_t width = s->width, slots = width * config->experts_per_token;
+    s->router = floats(s, width * config->experts, ok);
+    s->selection = floats(s, width * config->experts, ok);
+    s->chosen = arena_alloc(&s->arena, slots, sizeof *s->chosen);
+    *ok = *ok && s->chosen;
+    s->ids = floats(s, slots, ok);
+    s->weights = floats(s, slots, ok);
+    s->gathered = floats(s, width * config->hidden, ok);
+    s->routed = floats(s, slots * config->hidden, ok);
+    s->shared_gate = floats(s, width, ok);
+}
+
 static void open_activations(struct decoder *s, bool *ok)
 {
     const struct config *config = &s->model->config;
@@ -99,6 +114,8 @@ static void open_activations(struct decoder *s, bool *ok)
         s->bx = floats(s, width * d, ok);
         s->c = floats(s, width * d, ok);
     }
+    if (config->experts)
+        open_experts(s, ok);
     const size_t values = (size_t)config->delta_value_heads * config->delta_value_width;
     const uint32_t widest = (uint32_t)larger(larger(d, values), larger(n_q, f)); // input of a linear layer
     s->input.split = floats(s, linear_split_size(widest), ok);

@@ -68,6 +68,13 @@ struct decoder {
     float *mixed, *convolved;  // [W, C]: q | k | v, their convolution after silu
     float *a, *b, *g, *beta;   // [W, Hv]
     float *z, *core;           // [W, Hv dv]: the output's gate, what the state gave
+    // experts
+    float *router, *selection; // [W, E]: logits, selection scores
+    uint32_t *chosen;          // [W, k] experts, in the order of the slots
+    float *ids, *weights;      // [W, k]: the same as floats, what each is multiplied with
+    float *gathered;           // [W, d]: the u of the tokens of one expert; what the shared expert adds
+    float *routed;             // [W, k, d]: of each slot its expert's output
+    float *shared_gate;        // [W]
     struct linear_input input; // of the linear layer at hand
     struct linear_batch batch; // the same of many tokens
 };

@@ -72,6 +72,37 @@ static size_t larger(size_t a, size_t b)
     return a > b ? a : b;
 }
 
+static void open_experts(struct decoder *s, bool *ok)
+{
+    const struct config *config = &s->model->config;
+    const size_t width = s->width, slots = width * config->experts_per_token;
+    s->router = floats(s, width * config->experts, ok);
+    s->selection = floats(s, width * config->experts, ok);
+    s->chosen = arena_alloc(&s->arena, slots, sizeof *s->chosen);
+    *ok = *ok && s->chosen;
+    s->ids = floats(s, slots, ok);
+    s->weights = floats(s, slots, ok);
+    s->gathered = floats(s, width * config->hidden, ok);
+    s->routed = floats(s, slots * config->hidden, ok);
+    s->shared_gate = floats(s, width, ok);
+}
+
+// Rows of the delta net and of the attention that alternates with it.
+static void open_delta(struct decoder *s, bool *ok)
+{
+    const struct config *config = &s->model->config;
+    const size_t width = s->width, n_v = config->delta_value_heads, values = n_v * config->delta_value_width;
+    s->query_gate = floats(s, width * 2 * config->query_heads * config->head_width, ok);
+    s->mixed = floats(s, width * config_delta_channels(config), ok);
+    s->convolved = floats(s, width * config_delta_channels(config), ok);
+    s->a = floats(s, width * n_v, ok);
+    s->b = floats(s, width * n_v, ok);
+    s->g = floats(s, width * n_v, ok);
+    s->beta = floats(s, width * n_v, ok);
+    s->z = floats(s, width * values, ok);
+    s->core = floats(s, width * values, ok);
+}
+
 static void open_activations(struct decoder *s, bool *ok)
 {
     const struct config *config = &s->model->config;
@@ -101,16 +132,10 @@ static void open_activations(struct decoder *s, bool *ok)
         s->bx = floats(s, width * d, ok);
         s->c = floats(s, width * d, ok);
     } else {
-        s->query_gate = floats(s, width * 2 * n_q, ok);
-        s->mixed = floats(s, width * config_delta_channels(config), ok);
-        s->convolved = floats(s, width * config_delta_channels(config), ok);
-        s->a = floats(s, width * config->delta_value_heads, ok);
-        s->b = floats(s, width * config->delta_value_heads, ok);
-        s->g = floats(s, width * config->delta_value_heads, ok);
-        s->beta = floats(s, width * config->delta_value_heads, ok);
-        s->z = floats(s, width * values, ok);
-        s->core = floats(s, width * values, ok);
+        open_delta(s, ok);
     }
+    if (config->experts)
+        open_experts(s, ok);
     const uint32_t widest = (uint32_t)larger(larger(d, values), larger(n_q, f)); // input of a linear layer
     s->input.split = floats(s, linear_split_size(widest), ok);
     s->batch.packed = floats(s, linear_batch_size(widest, s->width), ok);

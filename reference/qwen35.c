@@ -4,6 +4,7 @@
 
 #include "harness/base/floating.h"
 #include "reference/delta.h"
+#include "reference/experts.h"
 #include "reference/ops.h"
 
 // Ranges that cost less than handing them to another thread: channels of the convolution, elements of head norms and
@@ -187,10 +188,14 @@ static void attention(struct decoder *s, uint32_t i, const struct batch_sink *si
 
 // --- the whole
 
-// m = down (silu(gate u) * up u)
-static void feed_forward(struct decoder *s, uint32_t i)
+// m = feed_forward(u): W_down (silu(W_gate u) * W_up u), or the experts'.
+static void feed_forward(struct decoder *s, uint32_t i, const struct batch_sink *sink)
 {
     const struct layer *w = &s->model->layers[i];
+    if (config_is_sparse(&s->model->config, i)) {
+        experts_forward(s, i, sink);
+        return;
+    }
     decoder_input(s, s->u, s->model->config.hidden);
     decoder_swiglu(s, &w->w1, &w->w3, &w->w2, s->m);
 }
@@ -216,7 +221,7 @@ const float *qwen35_forward(struct decoder *s, const uint32_t *tokens, uint32_t 
         decoder_put(s, sink, i, TAP_RESID, s->h, d);
         rms_norm(s, s->h, s->layers[i].ffn_norm, s->u);
         decoder_put(s, sink, i, TAP_FFN_NORM, s->u, d);
-        feed_forward(s, i); // m = feed_forward(norm(h))
+        feed_forward(s, i, sink); // m = feed_forward(norm(h))
         decoder_put(s, sink, i, TAP_FFN, s->m, d);
         ops_residual(s->m, n * d, s->h);
         decoder_put(s, sink, i, TAP_OUT, s->h, d);

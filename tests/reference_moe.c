@@ -4,6 +4,7 @@
 // Measured worst, in units of transformers' own noise: logits 1.6, states 1.6 (odd-lfm2moe-mixed-sharded), taps 3.8
 // (attn of odd-lfm2moe-group8-untied, whose noise happens to be the least of all, 5e-7); the chosen experts are equal
 // in every slot.
+#include "reference/math.h"
 #include "tests/batch.h"
 #include "tests/parity.h"
 
@@ -70,4 +71,101 @@ Test(reference_moe, odd_shapes_give_the_same_bits_on_every_isa_and_with_every_nu
         }
         fixture_close(&fixture);
     }
+}
+
+// --- wrong on purpose: the logits alone must be further away than the limit
+
+// Replaces the weights of the experts in the engine's own rows before they are used.
+struct spoiler {
+    const struct model *model;
+    enum { SPOIL_NOTHING, SPOIL_BIAS, SPOIL_SOFTMAX } how;
+    float logits[64];
+    uint32_t chosen[64];
+};
+
+static float spoiled_weight(const struct spoiler *spoiler, uint32_t layer, uint32_t expert)
+{
+    double sum = 0;
+    for (uint32_t e = 0; e < spoiler->model->config.experts; e++)
+        sum += exp(spoiler->logits[e]);
+    if (spoiler->how == SPOIL_SOFTMAX)
+        return (float)(exp(spoiler->logits[expert]) / sum);
+    return math_sigmoid(spoiler->logits[expert]) + weight_at(&spoiler->model->layers[layer].expert_bias, 0, expert);
+}
+
+static void spoil(void *context, uint32_t layer, enum tap_point point, const float *row, uint32_t width)
+{
+    struct spoiler *spoiler = context;
+    float *weights = (float *)(uintptr_t)row, sum = 0;
+    for (uint32_t e = 0; point == TAP_ROUTER && e < width; e++)
+        spoiler->logits[e] = row[e];
+    for (uint32_t slot = 0; point == TAP_EXPERTS && slot < width; slot++)
+        spoiler->chosen[slot] = (uint32_t)row[slot];
+    if (point != TAP_WEIGHTS || spoiler->how == SPOIL_NOTHING)
+        return;
+    for (uint32_t slot = 0; slot < width; slot++)
+        sum += weights[slot] = spoiled_weight(spoiler, layer, spoiler->chosen[slot]);
+    for (uint32_t slot = 0; slot < width; slot++)
+        weights[slot] /= sum;
+}
+
+static bool is_caught(struct spoiler *spoiler, const char *name, const char *golden_name, const char *what)
+{
+    struct parity parity;
+    const struct tap_sink taps = {TAPS_ALL, spoiler, spoil};
+    struct trace *golden = parity_golden(name, golden_name);
+    parity_run_tapped(spoiler->model, golden, &taps, &parity);
+    const double distance = parity_noise(&parity.logits, parity.noise);
+    fprintf(stderr, "# %s, %s: logits %.3g of the noise, limit %g\n", name, what, distance, PARITY_LIMIT);
+    trace_close(&golden);
+    return !(distance <= PARITY_LIMIT);
+}
+
+Test(reference_moe, a_wrong_router_or_expert_does_not_agree)
+{
+    static const char name[] = "lfm2moe-mini";
+    struct fixture fixture;
+    fixture_open(&fixture, name);
+    struct model model = fixture_mutable(&fixture);
+    struct spoiler spoiler = {.model = &model};
+    cr_expect(!is_caught(&spoiler, name, "chat", "control"));
+
+    spoiler.how = SPOIL_BIAS;
+    cr_expect(is_caught(&spoiler, name, "chat", "expert bias added to the weights"));
+    spoiler.how = SPOIL_SOFTMAX;
+    cr_expect(is_caught(&spoiler, name, "chat", "softmax instead of sigmoid"));
+    spoiler.how = SPOIL_NOTHING;
+
+    cr_assert(model.config.expert_normalise);
+    model.config.expert_normalise = false;
+    cr_expect(is_caught(&spoiler, name, "chat", "no renormalisation"));
+    model.config = fixture.config;
+
+    struct expert *experts = model.layers[3].experts; // of the fixture's own arena
+    const struct expert first = experts[0];
+    experts[0].down = experts[1].down;
+    cr_expect(is_caught(&spoiler, name, "chat", "down projection of another expert"));
+    experts[0] = (struct expert){first.up, first.gate, first.down};
+    cr_expect(is_caught(&spoiler, name, "chat", "gate and up of one expert swapped"));
+    experts[0] = first;
+
+    const struct weight bias = model.layers[3].expert_bias;
+    model.layers[3].expert_bias.format = WEIGHT_NONE;
+    cr_expect(is_caught(&spoiler, name, "chat", "no bias in the selection"));
+    model.layers[3].expert_bias = bias;
+    cr_expect(!is_caught(&spoiler, name, "chat", "control, all put back"));
+    fixture_close(&fixture);
+}
+
+Test(reference_moe, a_scaling_that_is_ignored_does_not_agree)
+{
+    struct fixture fixture;
+    fixture_open(&fixture, "odd-lfm2moe-every-expert");
+    struct model model = fixture_mutable(&fixture);
+    struct spoiler spoiler = {.model = &model};
+    cr_assert_eq(model.config.expert_scale, 3.0f);
+    cr_expect(!is_caught(&spoiler, "odd-lfm2moe-every-expert", "random", "control"));
+    model.config.expert_scale = 1;
+    cr_expect(is_caught(&spoiler, "odd-lfm2moe-every-expert", "random", "scaling ignored"));
+    fixture_close(&fixture);
 }

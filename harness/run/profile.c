@@ -31,6 +31,22 @@ static const char *const ended[TAP_POINTS] = {
     [TAP_FINAL_NORM] = "norm",
 };
 
+static const char *name_of(enum tap_point point, enum mixer mixer)
+{
+    if (point == TAP_MIXER && mixer != MIXER_CONV)
+        return mixer == MIXER_DELTA ? "norm" : "other"; // the gated norm of the delta net
+    if (point == TAP_Q && mixer == MIXER_DELTA)
+        return "convolution"; // and the norms of its q and k
+    return ended[point];
+}
+
+// Is what ends here one operator with what ended at the point before?
+static bool is_same(enum tap_point point)
+{
+    return point == TAP_K || point == TAP_V || point == TAP_G || point == TAP_MIXER || point == TAP_EXPERTS ||
+           point == TAP_WEIGHTS;
+}
+
 static struct profile_row *row_of(struct profile *profile, const char *name)
 {
     for (size_t i = 0; i < profile->n; i++)
@@ -58,7 +74,6 @@ static void put(void *context, uint32_t layer, enum tap_point point, const float
 {
     struct profile *profile = context;
     const struct config *config = &profile->model->config;
-    const bool attends = config->mixers[layer] == MIXER_ATTENTION;
     uint64_t bytes = 0;
     (void)row;
     (void)width;
@@ -66,8 +81,7 @@ static void put(void *context, uint32_t layer, enum tap_point point, const float
         bytes = weight_row_bytes(&profile->model->embedding);
     if (point == TAP_ATTN) // keys and values of all positions up to this one
         bytes = 2 * ((uint64_t)profile->position + 1) * config->key_heads * config->head_width * profile->state_bytes;
-    const bool same = point == TAP_K || point == TAP_V || point == TAP_MIXER; // one operator with the point before
-    charge(profile, point == TAP_MIXER && attends ? "other" : ended[point], !same, bytes);
+    charge(profile, name_of(point, config->mixers[layer]), !is_same(point), bytes);
 }
 
 static void begin(void *context)
@@ -87,16 +101,15 @@ static void short_name(const struct profile *profile, const struct weight *weigh
     }
     from += sizeof layers - 1;
     from += strspn(from, "0123456789.");
-    snprintf(name, 32, "%s", from);
-    char *number = strstr(name, experts);
-    if (number) {
-        number += sizeof experts - 1;
-        const size_t digits = strspn(number, "0123456789.");
-        memmove(number, number + digits, strlen(number + digits) + 1);
+    const char *number = strstr(from, experts), *tail = strstr(from, ".weight");
+    const int end = (int)(tail ? (size_t)(tail - from) : strlen(from));
+    if (!number) {
+        snprintf(name, 32, "%.*s", end, from);
+        return;
     }
-    char *tail = strstr(name, ".weight");
-    if (tail)
-        *tail = 0;
+    number += sizeof experts - 1;
+    const int before = (int)(number - from), digits = (int)strspn(number, "0123456789.");
+    snprintf(name, 32, "%.*s%.*s", before, from, end - before - digits, number + digits);
 }
 
 static void end(void *context, const struct weight *weight)
@@ -107,9 +120,7 @@ static void end(void *context, const struct weight *weight)
     short_name(profile, weight, name);
     struct profile_row *row = row_of(profile, name);
     row->calls++;
-    row->bytes += weight->rows * weight_row_bytes(weight);
-    if (weight->block)
-        row->bytes += 2 * (uint64_t)weight->rows * (weight->cols / weight->block);
+    row->bytes += weight_bytes(weight);
     row->seconds += spent;
     profile->inside += spent;
 }

@@ -1,6 +1,6 @@
-// Qwen3.5 that is wrong on purpose: the reference with one fault each must be further from transformers than the limit
-// of tests/parity.h. A fault is another weight or setting, rows of the pass that a tap changes before they are used, or
-// another kernel of the delta rule.
+// Qwen3.5 that is wrong on purpose: the reference with one fault each must be further from transformers than the
+// limit of tests/parity.h. A fault is another weight or setting, rows of the pass that a tap changes before they are
+// used, or another kernel of the delta rule.
 #include "harness/base/floating.h"
 #include "reference/math.h"
 #include "reference/qwen35.h"
@@ -137,7 +137,8 @@ static void wrong_save(const struct engine *engine, struct state *state)
     decoder_save(((const struct wrong *)engine)->decoder, state);
     for (size_t i = 0; fault == SAVED_TRANSPOSED && i < state->n; i++)
         if (state->tensors[i].kind == STATE_DELTA)
-            transpose(state->tensors[i].data, (uint32_t)state->tensors[i].shape[0], (uint32_t)state->tensors[i].shape[1]);
+            transpose(state->tensors[i].data, (uint32_t)state->tensors[i].shape[0],
+                      (uint32_t)state->tensors[i].shape[1]);
 }
 
 // Distance of logits, and of the state, from the golden, in its noise.
@@ -243,9 +244,10 @@ static uint32_t gate_first(uint32_t row, uint32_t rows, uint32_t dh)
     return row / dh % 2 ? row - dh : row + dh;
 }
 
+// As if the rows were stored query | query | ... | gate | gate ...
 static uint32_t all_queries_first(uint32_t row, uint32_t rows, uint32_t dh)
 {
-    const uint32_t heads = rows / (2 * dh), block = row / dh, head = block / 2; // taken for query | query | gate | gate
+    const uint32_t heads = rows / (2 * dh), block = row / dh, head = block / 2;
     return (block % 2 ? heads + head : head) * dh + row % dh;
 }
 

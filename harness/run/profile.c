@@ -106,16 +106,15 @@ static void short_name(const struct profile *profile, const struct weight *weigh
     }
     from += sizeof layers - 1;
     from += strspn(from, "0123456789.");
-    snprintf(name, 32, "%s", from);
-    char *number = strstr(name, experts);
-    if (number) {
-        number += sizeof experts - 1;
-        const size_t digits = strspn(number, "0123456789.");
-        memmove(number, number + digits, strlen(number + digits) + 1);
+    const char *number = strstr(from, experts), *tail = strstr(from, ".weight");
+    const int end = (int)(tail ? (size_t)(tail - from) : strlen(from));
+    if (!number) {
+        snprintf(name, 32, "%.*s", end, from);
+        return;
     }
-    char *tail = strstr(name, ".weight");
-    if (tail)
-        *tail = 0;
+    number += sizeof experts - 1;
+    const int before = (int)(number - from), digits = (int)strspn(number, "0123456789.");
+    snprintf(name, 32, "%.*s%.*s", before, from, end - before - digits, number + digits);
 }
 
 static void end(void *context, const struct weight *weight)
@@ -126,9 +125,7 @@ static void end(void *context, const struct weight *weight)
     short_name(profile, weight, name);
     struct profile_row *row = row_of(profile, name);
     row->calls++;
-    row->bytes += weight->rows * weight_row_bytes(weight);
-    if (weight->block)
-        row->bytes += 2 * (uint64_t)weight->rows * (weight->cols / weight->block);
+    row->bytes += weight_bytes(weight);
     row->seconds += spent;
     profile->inside += spent;
 }

@@ -32,6 +32,10 @@ static const struct committed {
     {"odd-mixed-sharded.int8", 40, {0x83718b5e34036eb9, 0xab3bb43abecbd632, 0x7fe1f6259e014df7}},
     {"qwen35-mini.reference", 16, {0x3afe1467c9b23386, 0xe32e71a52c3e5480, 0x824465572141af3d}},
     {"odd-qwen35-group3-taps3-bias.reference", 40, {0x37c3729c92542c75, 0x3bebce5e8a0f4651, 0xc5a01a7e66e919d4}},
+    {"lfm2moe-mini.reference", 16, {0xfd9c72e5c2f34246, 0x00940ec482722b4e, 0xf4c5c1a168d19f27}},
+    {"odd-lfm2moe-group8-untied.reference", 40, {0xc8214f8bb2bde3b2, 0xee4957adf15cf386, 0x91e11b2740b21e08}},
+    {"qwen35moe-mini.reference", 16, {0x8ebf058775a68b84, 0x5b7880d9bd4fc4c4, 0xa6d3dcf3a6a1889b}},
+    {"odd-qwen35moe-group1-fused.reference", 40, {0x333d76fc6ff8d48c, 0x0e330b7c33632558, 0x571dcc9b11eca624}},
 };
 
 // --- the model

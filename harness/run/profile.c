@@ -1,6 +1,7 @@
 #include "harness/run/profile.h"
 
 #include <assert.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -30,29 +31,27 @@ static const char *const ended[TAP_POINTS] = {
     [TAP_OUT] = "residual",
     [TAP_FINAL_NORM] = "norm",
 };
-
-static const char *name_of(enum tap_point point, enum mixer mixer)
-{
-    if (point == TAP_MIXER && mixer != MIXER_CONV)
-        return mixer == MIXER_DELTA ? "norm" : "other"; // the gated norm of the delta net
-    if (point == TAP_Q && mixer == MIXER_DELTA)
-        return "convolution"; // and the norms of its q and k
-    return ended[point];
-}
-
-// Is what ends here one operator with what ended at the point before?
-static bool is_same(enum tap_point point)
-{
-    return point == TAP_K || point == TAP_V || point == TAP_G || point == TAP_MIXER || point == TAP_EXPERTS ||
-           point == TAP_WEIGHTS;
-}
+// What else it is in a layer of the delta net, and in one of attention; NULL: the same.
+static const char *const ended_delta[TAP_POINTS] = {
+    [TAP_Q] = "convolution, head norms",
+    [TAP_K] = "convolution, head norms",
+    [TAP_V] = "convolution, head norms",
+    [TAP_MIXER] = "gated norm",
+};
+static const char *const ended_attention[TAP_POINTS] = {
+    [TAP_MIXER] = "other",
+};
+// One operator with the point before it: not a call of its own.
+static const bool continued[TAP_POINTS] = {
+    [TAP_K] = true, [TAP_V] = true, [TAP_G] = true, [TAP_EXPERTS] = true, [TAP_WEIGHTS] = true,
+};
 
 static struct profile_row *row_of(struct profile *profile, const char *name)
 {
     for (size_t i = 0; i < profile->n; i++)
         if (!strcmp(profile->rows[i].name, name))
             return &profile->rows[i];
-    assert(profile->n < PROFILE_ROWS); // some 18 operators, at most 22 linear layers and the head
+    assert(profile->n < PROFILE_ROWS); // some 20 operators, at most 22 linear layers and the head
     struct profile_row *row = &profile->rows[profile->n++];
     snprintf(row->name, sizeof row->name, "%s", name);
     return row;
@@ -74,6 +73,8 @@ static void put(void *context, uint32_t layer, enum tap_point point, const float
 {
     struct profile *profile = context;
     const struct config *config = &profile->model->config;
+    const enum mixer mixer = config->mixers[layer];
+    const char *const *other = mixer == MIXER_DELTA ? ended_delta : mixer == MIXER_ATTENTION ? ended_attention : ended;
     uint64_t bytes = 0;
     (void)row;
     (void)width;
@@ -81,7 +82,11 @@ static void put(void *context, uint32_t layer, enum tap_point point, const float
         bytes = weight_row_bytes(&profile->model->embedding);
     if (point == TAP_ATTN) // keys and values of all positions up to this one
         bytes = 2 * ((uint64_t)profile->position + 1) * config->key_heads * config->head_width * profile->state_bytes;
-    charge(profile, name_of(point, config->mixers[layer]), !is_same(point), bytes);
+    if (point == TAP_CORE)
+        bytes = (uint64_t)config->delta_value_heads * config->delta_key_width * config->delta_value_width *
+                profile->state_bytes;
+    const bool same = continued[point] || (point == TAP_MIXER && mixer == MIXER_CONV);
+    charge(profile, other[point] ? other[point] : ended[point], !same, bytes);
 }
 
 static void begin(void *context)

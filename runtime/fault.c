@@ -21,6 +21,13 @@ static const struct {
     [FAULT_STATE_ZERO] = {"state_zero", "the saved state is all zero"},
     [FAULT_STATE_NOT_RESET] = {"state_not_reset", "a reset keeps the short convolution's state"},
     [FAULT_RESTORE_LOSES_CONV] = {"restore_loses_conv", "loading a state ignores the short convolution's part"},
+    // experts
+    [FAULT_EXPERT_BIAS_WEIGHS] = {"expert_bias_weighs", "the expert bias is added to the weights, too"},
+    [FAULT_ROUTER_SCORE] = {"router_score", "the router takes softmax where it is sigmoid, and the other way round"},
+    [FAULT_ROUTER_NOT_NORMALISED] = {"router_not_normalised", "the experts' weights are not divided by their sum"},
+    [FAULT_EXPERT_DOWN] = {"expert_down", "each expert's down projection is that of the next expert"},
+    [FAULT_EXPERT_ROW_SHARED] = {"expert_row_shared", "the down projections of all slots are given the first slot's row"},
+    [FAULT_SHARED_GATE_MISSING] = {"shared_gate_missing", "the shared expert is added with weight 1"},
 };
 
 const char *fault_name(enum fault fault)
@@ -35,7 +42,7 @@ const char *fault_description(enum fault fault)
 
 int fault_parse(const char *name, enum fault *fault, struct error *error)
 {
-    char names[512] = "";
+    char names[960] = "";
     size_t used = 0;
     for (int i = 0; i < FAULT_COUNT; i++) {
         if (!strcmp(name, faults[i].name)) {

@@ -21,6 +21,13 @@ enum fault {
     FAULT_STATE_ZERO,          // what save() gives is all zero
     FAULT_STATE_NOT_RESET,     // reset() keeps the convolution's state: the second run differs
     FAULT_RESTORE_LOSES_CONV,  // load() ignores the convolution's state
+    // experts
+    FAULT_EXPERT_BIAS_WEIGHS,  // the bias is added to the weights too, not to the selection alone
+    FAULT_ROUTER_SCORE,        // softmax for sigmoid in LFM2, sigmoid for softmax in Qwen3.5
+    FAULT_ROUTER_NOT_NORMALISED, // the weights are not divided by their sum
+    FAULT_EXPERT_DOWN,         // the down projection of the next expert
+    FAULT_EXPERT_ROW_SHARED,   // the down projections of all slots are given the first slot's row
+    FAULT_SHARED_GATE_MISSING, // the shared expert has weight 1
     FAULT_COUNT
 };
 const char *fault_name(enum fault fault);        // "rope_theta"

@@ -57,6 +57,11 @@ struct step {
     float *arranged;                // an input of a linear layer as the kernel wants it
     float *logits;                  // [V]
     float *bcx, *bx, *c;            // LFM2: [3d], [d], [d] short convolution
+    // experts, the shared one in the last slot
+    float *router, *scores;         // [E] logits, scores
+    uint32_t *chosen;               // [k]
+    float *ids;                     // [k] chosen, as a tap has them
+    float *weights, *outputs;       // [k + 1], [k + 1, d]
 };
 
 // All in the arena, which the caller closes, on failure too. The model and the pool are borrowed.

@@ -52,6 +52,7 @@ const struct linear_tile *linear_tile_best(enum isa isa);
 // The inputs of `tokens` tokens, packed: for each panel, for each T tokens, the x of a tile in LINEAR_PANEL T floats.
 struct linear_batch {
     uint32_t n, tokens; // K
+    const float *x;     // [tokens, n], borrowed: what was packed
     float *packed;      // [linear_batch_size(...)], the owner's, aligned to 64 bytes
 };
 

@@ -95,7 +95,7 @@ ALWAYS void linear_rows(const struct weight *weight, enum weight_format format, 
 {
     const uint32_t cols = weight->cols, whole = cols / GROUP * GROUP;
     const size_t inputs = format == WEIGHT_K8 ? 1 : 2; // of a byte
-    struct key key;
+    struct key key = {.blocks = 0};
     assert(format != WEIGHT_A4 || weight->block == 32 || weight->block == cols);
     for (size_t r = first; r < end; r++) {
         const unsigned char *codes = (const unsigned char *)weight->data + r * ((cols + inputs - 1) / inputs);

@@ -14,6 +14,11 @@ enum need { // bits: what a model must have
     NEEDS_CENTRED = 32,    // Qwen3.5's norms and output gates
     NEEDS_PARTIAL = 64,    // dimensions that RoPE leaves alone
     NEEDS_THETA = 128,     // a theta that is not the fault's
+    NEEDS_EXPERTS = 256,   // a layer with two or more
+    NEEDS_SLOTS = 512,     // two or more experts of a token
+    NEEDS_EXPERT_BIAS = 1024,
+    NEEDS_NORMALISED = 2048, // weights divided by their sum
+    NEEDS_SHARED = 4096,     // a shared expert
 };
 
 static const struct {
@@ -62,6 +67,17 @@ static const struct {
         "the delta net's state is rounded to half where the plan says f32", NEEDS_DELTA},
     [FAULT_RESTORE_LOSES_DELTA] = {"restore_loses_delta",
         "loading a state ignores the delta net's part", NEEDS_DELTA},
+    // experts
+    [FAULT_EXPERT_BIAS_WEIGHS] = {"expert_bias_weighs",
+        "the expert bias is added to the weights, too", NEEDS_EXPERT_BIAS},
+    [FAULT_ROUTER_SCORE] = {"router_score",
+        "the router takes softmax where it is sigmoid, and the other way round", NEEDS_EXPERTS},
+    [FAULT_ROUTER_NOT_NORMALISED] = {"router_not_normalised",
+        "the experts' weights are not divided by their sum", NEEDS_NORMALISED},
+    [FAULT_EXPERT_DOWN] = {"expert_down", "each expert's down projection is that of the next expert", NEEDS_EXPERTS},
+    [FAULT_EXPERT_ROW_SHARED] = {"expert_row_shared",
+        "the down projections of all slots are given the first slot's row", NEEDS_SLOTS},
+    [FAULT_SHARED_GATE_MISSING] = {"shared_gate_missing", "the shared expert is added with weight 1", NEEDS_SHARED},
 };
 
 const char *fault_name(enum fault fault)
@@ -101,6 +117,7 @@ bool fault_applies(enum fault fault, const struct config *config)
 {
     const bool conv = has_mixer(config, MIXER_CONV), delta = has_mixer(config, MIXER_DELTA);
     const bool columns = (conv || delta) && config->conv_taps > 1;
+    const bool sparse = config_is_sparse(config, config->layers - 1);
     const struct {
         unsigned need;
         bool met;
@@ -113,6 +130,11 @@ bool fault_applies(enum fault fault, const struct config *config)
         {NEEDS_CENTRED, !config_is_lfm2(config)},
         {NEEDS_PARTIAL, config->rotary_width < config->head_width},
         {NEEDS_THETA, config->rope_theta != FAULT_THETA},
+        {NEEDS_EXPERTS, sparse && config->experts > 1},
+        {NEEDS_SLOTS, sparse && config->experts_per_token > 1},
+        {NEEDS_EXPERT_BIAS, sparse && config->expert_bias},
+        {NEEDS_NORMALISED, sparse && config->expert_normalise},
+        {NEEDS_SHARED, sparse && config->shared_width},
     };
     unsigned met = 0;
     for (size_t i = 0; i < sizeof found / sizeof *found; i++)

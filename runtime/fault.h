@@ -38,6 +38,13 @@ enum fault {
     FAULT_DELTA_STATE_TRANSPOSED, // it is written as [dv, dk] and read as [dk, dv], whether dk = dv or not
     FAULT_DELTA_STATE_F16,        // it is rounded to half where the plan says f32
     FAULT_RESTORE_LOSES_DELTA,    // load() ignores it
+    // experts
+    FAULT_EXPERT_BIAS_WEIGHS,  // the bias is added to the weights too, not to the selection alone
+    FAULT_ROUTER_SCORE,        // softmax for sigmoid in LFM2, sigmoid for softmax in Qwen3.5
+    FAULT_ROUTER_NOT_NORMALISED, // the weights are not divided by their sum
+    FAULT_EXPERT_DOWN,         // the down projection of the next expert
+    FAULT_EXPERT_ROW_SHARED,   // the down projections of all slots are given the first slot's row
+    FAULT_SHARED_GATE_MISSING, // the shared expert has weight 1
     FAULT_COUNT
 };
 

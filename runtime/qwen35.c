@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "runtime/experts.h"
 #include "runtime/fault_delta.h"
 
 // Less work than this, in multiplications, is sooner done than shared (as step.c's).
@@ -169,10 +170,13 @@ static void delta_net(struct step *run, uint32_t i, const float *u, float *m, co
 
 // --- the step
 
-static void feed_forward(struct step *run, uint32_t i, const float *u, float *m)
+static void feed_forward(struct step *run, uint32_t i, const float *u, float *m, const struct tap_sink *taps)
 {
     const struct layer *layer = &run->model->layers[i];
-    step_swiglu(run, &layer->w1, &layer->w3, &layer->w2, u, m);
+    if (layer->sparse)
+        runtime_experts(run, i, u, m, taps);
+    else
+        step_swiglu(run, &layer->w1, &layer->w3, &layer->w2, u, m);
 }
 
 const float *runtime_qwen35_step(struct step *run, uint32_t position, uint32_t token, const struct tap_sink *taps)
@@ -200,7 +204,7 @@ const float *runtime_qwen35_step(struct step *run, uint32_t position, uint32_t t
         (run->fault == FAULT_NORM_WITHOUT_ONE ? kernels->rms_norm : kernels->rms_norm_centred)(h, own->ffn_norm, d,
                                                                                                eps, u);
         tap(taps, i, TAP_FFN_NORM, u, d);
-        feed_forward(run, i, u, m);
+        feed_forward(run, i, u, m, taps);
         tap(taps, i, TAP_FFN, m, d);
         kernels->add(h, m, d, h);
         tap(taps, i, TAP_OUT, h, d);

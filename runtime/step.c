@@ -224,6 +224,7 @@ static bool rows_open(struct arena *arena, struct step *run)
     const size_t conv = config_is_lfm2(config) ? d : 0, gates = config_is_lfm2(config) ? 0 : q_width;
     const size_t channels = config_delta_channels(config), value_heads = config->delta_value_heads;
     const size_t spare = run->fault == FAULT_NONE ? 0 : values * config->delta_key_width;
+    const size_t slots = config->experts ? config->experts_per_token + 1 : 0;
     const struct {
         float **row;
         size_t width;
@@ -257,11 +258,17 @@ static bool rows_open(struct arena *arena, struct step *run)
         {&run->up, feed_forward},
         {&run->arranged, kernels_arranged(widest)},
         {&run->logits, config->vocabulary},
+        {&run->router, config->experts},
+        {&run->scores, config->experts},
+        {&run->ids, config->experts_per_token},
+        {&run->weights, slots},
+        {&run->outputs, slots * d},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (!(*rows[i].row = arena_alloc(arena, rows[i].width, sizeof(float))))
             return false;
-    return true;
+    run->chosen = arena_alloc(arena, config->experts_per_token, sizeof *run->chosen);
+    return run->chosen != NULL;
 }
 
 int step_open(struct arena *arena, const struct model *model, const struct plan *plan, enum fault fault,

@@ -65,6 +65,11 @@ struct step {
     float *z, *core;                // [Hv dv]
     float *a, *b, *beta, *g;        // [Hv]
     float *spare;                   // [Hv dk dv] where a fault needs it
+    // experts, the shared one in the last slot
+    float *router, *scores;         // [E] logits, scores
+    uint32_t *chosen;               // [k]
+    float *ids;                     // [k] chosen, as a tap has them
+    float *weights, *outputs;       // [k + 1], [k + 1, d]
 };
 
 // All in the arena, which the caller closes, on failure too. The model and the pool are borrowed.

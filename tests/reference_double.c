@@ -5,7 +5,8 @@
 #include <stdlib.h>
 
 #include "harness/run/trace.h"
-#include "reference/double/lfm2.h"
+#include "reference/double/double.h"
+#include "reference/double/matrix.h"
 #include "tests/reference_fixture.h"
 
 static struct trace *golden_open(const char *model, const char *name)
@@ -24,7 +25,7 @@ static double *oracle_run(const struct model *model, const struct trace *trace, 
     struct error error = {0};
     double *logits = calloc((size_t)trace->n * trace->vocabulary, sizeof *logits);
     cr_assert_not_null(logits);
-    must(double_lfm2_run(model, (const uint32_t *)trace->tokens, trace->n, logits, taps, &error), &error);
+    must(double_run(model, (const uint32_t *)trace->tokens, trace->n, logits, taps, &error), &error);
     return logits;
 }
 
@@ -77,7 +78,7 @@ Test(reference_double, agrees_with_transformers_in_float64)
     fixture_open(&fixture, "lfm2-mini");
     for (size_t i = 0; i < 2; i++) {
         const double distance = float64_distance(&fixture.model, names[i]);
-        fprintf(stderr, "# %s, BLIS %s: max |double - transformers| %.2g\n", names[i], double_blis_name(), distance);
+        fprintf(stderr, "# %s, BLIS %s: max |double - transformers| %.2g\n", names[i], matrix_blis_name(), distance);
         cr_expect(distance <= LIMIT64, "%s: %g", names[i], distance);
     }
     fixture_close(&fixture);
@@ -193,7 +194,7 @@ Test(reference_double, shows_a_nan_weight_in_every_row_that_depends_on_it_and_in
     const uint32_t V = fixture.config.vocabulary;
     double *healthy = calloc((size_t)N * V, sizeof *healthy), *logits = calloc((size_t)N * V, sizeof *logits);
     cr_assert(healthy && logits);
-    cr_assert_eq(double_lfm2_run(&model, tokens, N, healthy, NULL, NULL), 0);
+    cr_assert_eq(double_run(&model, tokens, N, healthy, NULL, NULL), 0);
 
     // A row of the embedding belongs to one token; the head is another matrix here, so that only position 3 and later
     // see it.
@@ -201,7 +202,7 @@ Test(reference_double, shows_a_nan_weight_in_every_row_that_depends_on_it_and_in
                                   model.embedding.data, (size_t)V * weight_row_bytes(&model.embedding));
     cr_assert_eq(model.embedding.format, WEIGHT_BF16);
     ((uint16_t *)(uintptr_t)model.embedding.data)[77 * fixture.config.hidden + 5] = 0x7FC0;
-    cr_assert_eq(double_lfm2_run(&model, tokens, N, logits, NULL, NULL), 0);
+    cr_assert_eq(double_run(&model, tokens, N, logits, NULL, NULL), 0);
     for (uint32_t t = 0; t < N; t++)
         for (uint32_t i = 0; i < V; i++)
             if (t < 3)
@@ -220,7 +221,7 @@ Test(reference_double, refuses_a_token_outside_the_vocabulary)
     const uint32_t tokens[] = {1, fixture.config.vocabulary};
     struct error error = {0};
     double logits[1];
-    cr_expect_eq(double_lfm2_run(&fixture.model, tokens, 2, logits, NULL, &error), ERROR_INPUT);
+    cr_expect_eq(double_run(&fixture.model, tokens, 2, logits, NULL, &error), ERROR_INPUT);
     cr_expect(strstr(error.text, "token 1 is 64"), "%s", error.text);
     fixture_close(&fixture);
 }

@@ -79,8 +79,8 @@ struct decoder {
     struct linear_batch batch; // the same of many tokens
 };
 
-// At most MATH_ANGLE_MAX positions (math.h). isa: the one that `linear` was opened for. On failure *decoder is NULL and
-// nothing is held.
+// At most MATH_ANGLE_MAX positions (math.h). isa: the one that `linear` was opened for. On failure *decoder is NULL
+// and nothing is held.
 int decoder_open(struct decoder **decoder, const struct model *model, const struct linear *linear, enum isa isa,
                  uint32_t capacity, struct error *error);
 void decoder_close(struct decoder **decoder);

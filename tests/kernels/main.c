@@ -106,7 +106,7 @@ static int usage(void)
 int main(int argc, char **argv)
 {
     uint64_t seed = 20261121;
-    const char *pattern = "*", *models[16];
+    const char *pattern = "*", *models[32];
     size_t n_models = 0;
     bool list = false;
     for (int i = 1; i < argc; i++) {

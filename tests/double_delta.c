@@ -1,12 +1,20 @@
-// The chunked delta rule of the fp64 oracle against the recurrence, written down here a second time. Each fault that the
-// rule or the boundary of a chunk can have is put into the recurrence and must be seen.
+// The chunked delta rule of the fp64 oracle against the recurrence, written down here a second time. Each fault that
+// the rule or the boundary of a chunk can have is put into the recurrence and must be seen.
 #include "reference/double/delta.h"
 #include "tests/truth.h"
 
 enum { LONGEST = 130, WIDEST = 24 };
 
-enum fault { NONE, STATE_LOST, STATE_TRANSPOSED, STATE_NOT_DECAYED, NO_DECAY, NO_BETA, READ_BEFORE_DECAY,
-             READ_BEFORE_WRITE };
+enum fault {
+    NONE,
+    STATE_LOST,
+    STATE_TRANSPOSED,
+    STATE_NOT_DECAYED,
+    NO_DECAY,
+    NO_BETA,
+    READ_BEFORE_DECAY,
+    READ_BEFORE_WRITE
+};
 
 struct head {
     uint32_t n, dk, dv;
@@ -86,9 +94,17 @@ static void recurrence(const struct head *head, enum fault fault, double *S, dou
 
 static void chunked(const struct head *head, double *S, double *out)
 {
-    const struct double_delta input = {.n = head->n, .dk = head->dk, .dv = head->dv, .q = head->q, .k = head->k,
-        .v = head->v, .g = head->g, .beta = head->beta, .key_stride = head->dk, .value_stride = head->dv,
-        .gate_stride = 1};
+    const struct double_delta input = {.n = head->n,
+                                       .dk = head->dk,
+                                       .dv = head->dv,
+                                       .q = head->q,
+                                       .k = head->k,
+                                       .v = head->v,
+                                       .g = head->g,
+                                       .beta = head->beta,
+                                       .key_stride = head->dk,
+                                       .value_stride = head->dv,
+                                       .gate_stride = 1};
     double *scratch = calloc(double_delta_scratch(head->dk, head->dv), sizeof *scratch);
     cr_assert_not_null(scratch);
     double_delta_run(&input, S, scratch, out);
@@ -182,8 +198,10 @@ Test(double_delta, keeps_a_nan_from_the_tokens_before_it)
             head_fill(&head, LONGEST, 8, 8, 0.1, 4);
             memset(S, 0, sizeof S);
             chunked(&head, S, healthy);
-            *(kind == 0 ? &head.v[at * 8 + 2] : kind == 1 ? &head.k[at * 8 + 3] : kind == 2 ? &head.g[at]
-                                                                                           : &head.beta[at]) = NAN;
+            *(kind == 0   ? &head.v[at * 8 + 2]
+              : kind == 1 ? &head.k[at * 8 + 3]
+              : kind == 2 ? &head.g[at]
+                          : &head.beta[at]) = NAN;
             memset(S, 0, sizeof S);
             chunked(&head, S, out);
             for (uint32_t i = 0; i < at * 8; i++)

@@ -1,14 +1,34 @@
-// The fp64 oracle's sparse feed-forward against plain loops over the definition (architecture.md 3, 5), one token at a
-// time. Each fault that would leave a model talking is put into the plain form and must be seen.
+// The fp64 oracle's sparse feed-forward against plain loops over the definition (architecture.md 3, 5), one token at
+// a time. Each fault that would leave a model talking is put into the plain form and must be seen.
 #include "tests/truth.h"
 
 enum fault {
-    NONE, BIAS_IN_WEIGHTS, BIAS_MISSING, OTHER_SCORES, NOT_NORMALISED, SUM_WITHOUT_EPS, ONE_TOO_FEW, OTHER_DOWN,
-    GATE_AND_UP_SWAPPED, WEIGHT_BEFORE_DOWN, SHARED_MISSING, SHARED_GATE_MISSING, FAULTS
+    NONE,
+    BIAS_IN_WEIGHTS,
+    BIAS_MISSING,
+    OTHER_SCORES,
+    NOT_NORMALISED,
+    SUM_WITHOUT_EPS,
+    ONE_TOO_FEW,
+    OTHER_DOWN,
+    GATE_AND_UP_SWAPPED,
+    WEIGHT_BEFORE_DOWN,
+    SHARED_MISSING,
+    SHARED_GATE_MISSING,
+    FAULTS
 };
-static const char *const names[] = {"none", "bias in the weights", "bias missing", "sigmoid and softmax exchanged",
-    "not normalised", "sum without 1e-6", "one expert too few", "down projection of another expert",
-    "gate and up swapped", "weight before the activation", "shared expert missing", "its gate missing"};
+static const char *const names[] = {"none",
+                                    "bias in the weights",
+                                    "bias missing",
+                                    "sigmoid and softmax exchanged",
+                                    "not normalised",
+                                    "sum without 1e-6",
+                                    "one expert too few",
+                                    "down projection of another expert",
+                                    "gate and up swapped",
+                                    "weight before the activation",
+                                    "shared expert missing",
+                                    "its gate missing"};
 
 enum { MOST = 16 }; // experts
 
@@ -147,16 +167,22 @@ static void check(const char *name, const enum fault *faults, size_t n)
 
 Test(double_experts, of_lfm2_moe_are_their_definition_and_every_fault_is_seen)
 {
-    static const enum fault faults[] = {NONE, BIAS_IN_WEIGHTS, BIAS_MISSING, OTHER_SCORES, NOT_NORMALISED,
-                                        SUM_WITHOUT_EPS, ONE_TOO_FEW, OTHER_DOWN, GATE_AND_UP_SWAPPED,
-                                        WEIGHT_BEFORE_DOWN};
+    static const enum fault faults[] = {
+        NONE,        BIAS_IN_WEIGHTS, BIAS_MISSING,        OTHER_SCORES,      NOT_NORMALISED, SUM_WITHOUT_EPS,
+        ONE_TOO_FEW, OTHER_DOWN,      GATE_AND_UP_SWAPPED, WEIGHT_BEFORE_DOWN};
     check("lfm2moe-mini", faults, sizeof faults / sizeof *faults);
 }
 
 Test(double_experts, of_qwen35_moe_are_their_definition_and_every_fault_is_seen)
 {
-    static const enum fault faults[] = {NONE, OTHER_SCORES, NOT_NORMALISED, ONE_TOO_FEW, OTHER_DOWN,
-                                        GATE_AND_UP_SWAPPED, WEIGHT_BEFORE_DOWN, SHARED_MISSING,
+    static const enum fault faults[] = {NONE,
+                                        OTHER_SCORES,
+                                        NOT_NORMALISED,
+                                        ONE_TOO_FEW,
+                                        OTHER_DOWN,
+                                        GATE_AND_UP_SWAPPED,
+                                        WEIGHT_BEFORE_DOWN,
+                                        SHARED_MISSING,
                                         SHARED_GATE_MISSING};
     check("qwen35moe-mini", faults, sizeof faults / sizeof *faults);
 }

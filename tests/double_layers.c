@@ -3,13 +3,38 @@
 #include "tests/truth.h"
 
 enum fault {
-    NONE, L2_EPS_OUTSIDE, L2_OF_THE_MEAN, L2_MISSING, SCALE_MISSING, SILU_MISSING, CONV_REVERSED, NO_DECAY,
-    DECAY_WITHOUT_EXP, BETA_WITHOUT_SIGMOID, WRONG_KEY_HEAD, NORM_EPS_OUTSIDE, NORM_CENTRED, GATE_LEFT_OUT,
-    GATE_BEFORE_NORM, FAULTS
+    NONE,
+    L2_EPS_OUTSIDE,
+    L2_OF_THE_MEAN,
+    L2_MISSING,
+    SCALE_MISSING,
+    SILU_MISSING,
+    CONV_REVERSED,
+    NO_DECAY,
+    DECAY_WITHOUT_EXP,
+    BETA_WITHOUT_SIGMOID,
+    WRONG_KEY_HEAD,
+    NORM_EPS_OUTSIDE,
+    NORM_CENTRED,
+    GATE_LEFT_OUT,
+    GATE_BEFORE_NORM,
+    FAULTS
 };
-static const char *const names[] = {"none", "L2: eps outside the root", "L2: mean", "L2 missing", "dk^-1/2 missing",
-    "silu missing", "taps reversed", "no decay", "decay without exp", "beta without sigmoid", "key head h mod Hk",
-    "norm: eps outside the root", "norm: 1 + w", "z left out", "z before the norm"};
+static const char *const names[] = {"none",
+                                    "L2: eps outside the root",
+                                    "L2: mean",
+                                    "L2 missing",
+                                    "dk^-1/2 missing",
+                                    "silu missing",
+                                    "taps reversed",
+                                    "no decay",
+                                    "decay without exp",
+                                    "beta without sigmoid",
+                                    "key head h mod Hk",
+                                    "norm: eps outside the root",
+                                    "norm: 1 + w",
+                                    "z left out",
+                                    "z before the norm"};
 
 static double sigmoid(double x)
 {
@@ -125,9 +150,13 @@ static void plain_run(struct plain *plain, const struct model *model, uint32_t l
                       enum fault fault)
 {
     const struct config *config = &model->config;
-    *plain = (struct plain){.config = config, .weights = &model->layers[layer], .n = n,
-        .dk = config->delta_key_width, .dv = config->delta_value_width, .Hk = config->delta_key_heads,
-        .Hv = config->delta_value_heads};
+    *plain = (struct plain){.config = config,
+                            .weights = &model->layers[layer],
+                            .n = n,
+                            .dk = config->delta_key_width,
+                            .dv = config->delta_value_width,
+                            .Hk = config->delta_key_heads,
+                            .Hv = config->delta_value_heads};
     const uint32_t keys = plain->Hk * plain->dk, values = plain->Hv * plain->dv;
     plain->q = rows(plain, keys);
     plain->k = rows(plain, keys);

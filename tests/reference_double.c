@@ -8,9 +8,9 @@ struct golden {
 
 // --- float64: the same mathematics in other people's code
 
-// Two orders of double sums, relative to the largest logit. Measured worst: 1.7e-15 over 9 tokens of the trained models,
-// 3.5e-14 over 130 tokens of random weights, where transformers' own two modes are 2e-14 apart; the limit is three
-// times that. A single value rounded to float shows as 1e-11 and more (the epsilon of the norms alone).
+// Two orders of double sums, relative to the largest logit. Measured worst: 1.7e-15 over 9 tokens of the trained
+// models, 3.5e-14 over 130 tokens of random weights, where transformers' own two modes are 2e-14 apart; the limit is
+// three times that. A single value rounded to float shows as 1e-11 and more (the epsilon of the norms alone).
 static const double LIMIT64 = 1e-13;
 
 struct states {
@@ -19,7 +19,8 @@ struct states {
 };
 
 // The golden's states are rounded to float: half a unit in the last place, beside the noise of the sums.
-static void measure_state(void *context, uint32_t layer, enum state_kind kind, const double *values, uint64_t elements)
+static void measure_state(void *context, uint32_t layer, enum state_kind kind, const double *values,
+                          uint64_t elements)
 {
     struct states *states = context;
     for (size_t i = 0; i < states->golden->n; i++) {
@@ -200,7 +201,8 @@ struct points {
     const struct config *config;
 };
 
-static void measure_tap(void *context, uint32_t layer, enum tap_point point, const double *rows, uint32_t n, uint32_t width)
+static void measure_tap(void *context, uint32_t layer, enum tap_point point, const double *rows, uint32_t n,
+                        uint32_t width)
 {
     struct points *points = context;
     cr_assert_eq(width, tap_width(points->config, TAPS_ALL, layer, point));
@@ -289,10 +291,18 @@ static double worst_point(const struct model *model, const char *model_name, con
 Test(reference_double, agrees_with_transformers_at_every_tap_point_and_state)
 {
     static const struct golden goldens[] = {
-        {"lfm2-mini", "chat"},           {"lfm2-mini", "code"},         {"lfm2-mini", "high-ids"},
-        {"lfm2-mini", "scripture"},      {"lfm2moe-mini", "chat"},      {"lfm2moe-mini", "narrative"},
-        {"lfm2moe-mini", "scripture-72"}, {"qwen35-mini", "chat"},      {"qwen35-mini", "narrative"},
-        {"qwen35-mini", "scripture-72"}, {"qwen35moe-mini", "chat"},    {"qwen35moe-mini", "narrative"},
+        {"lfm2-mini", "chat"},
+        {"lfm2-mini", "code"},
+        {"lfm2-mini", "high-ids"},
+        {"lfm2-mini", "scripture"},
+        {"lfm2moe-mini", "chat"},
+        {"lfm2moe-mini", "narrative"},
+        {"lfm2moe-mini", "scripture-72"},
+        {"qwen35-mini", "chat"},
+        {"qwen35-mini", "narrative"},
+        {"qwen35-mini", "scripture-72"},
+        {"qwen35moe-mini", "chat"},
+        {"qwen35moe-mini", "narrative"},
         {"qwen35moe-mini", "scripture-72"},
     };
     for (size_t i = 0; i < sizeof goldens / sizeof *goldens; i++) {
@@ -307,13 +317,27 @@ Test(reference_double, agrees_with_transformers_at_every_tap_point_and_state)
 Test(reference_double, agrees_with_transformers_in_odd_shapes)
 {
     static const char *const others[] = {
-        "odd-lfm2moe-all-attention",     "odd-lfm2moe-all-dense",           "odd-lfm2moe-every-expert",
-        "odd-lfm2moe-group1-top1",       "odd-lfm2moe-group3-taps4-bias",   "odd-lfm2moe-group8-untied",
-        "odd-lfm2moe-mixed-sharded",     "odd-lfm2moe-one-attention",       "odd-qwen35-all-attention",
-        "odd-qwen35-group1-taps2",       "odd-qwen35-group3-taps3-bias",    "odd-qwen35-group8-values4",
-        "odd-qwen35-head-only",          "odd-qwen35-mixed-sharded",        "odd-qwen35-one-attention",
-        "odd-qwen35moe-all-attention",   "odd-qwen35moe-every-expert",      "odd-qwen35moe-group1-fused",
-        "odd-qwen35moe-group3-top1-split", "odd-qwen35moe-group8-top4",     "odd-qwen35moe-mixed-sharded",
+        "odd-lfm2moe-all-attention",
+        "odd-lfm2moe-all-dense",
+        "odd-lfm2moe-every-expert",
+        "odd-lfm2moe-group1-top1",
+        "odd-lfm2moe-group3-taps4-bias",
+        "odd-lfm2moe-group8-untied",
+        "odd-lfm2moe-mixed-sharded",
+        "odd-lfm2moe-one-attention",
+        "odd-qwen35-all-attention",
+        "odd-qwen35-group1-taps2",
+        "odd-qwen35-group3-taps3-bias",
+        "odd-qwen35-group8-values4",
+        "odd-qwen35-head-only",
+        "odd-qwen35-mixed-sharded",
+        "odd-qwen35-one-attention",
+        "odd-qwen35moe-all-attention",
+        "odd-qwen35moe-every-expert",
+        "odd-qwen35moe-group1-fused",
+        "odd-qwen35moe-group3-top1-split",
+        "odd-qwen35moe-group8-top4",
+        "odd-qwen35moe-mixed-sharded",
     };
     enum { N_OTHERS = sizeof others / sizeof *others };
     for (size_t i = 0; i < N_ODD + N_OTHERS; i++) {

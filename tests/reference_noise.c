@@ -1,13 +1,14 @@
-// The noise floor: how far the reference and transformers, both fp32 and one token at a time, are from the fp64 truth.
-// The reference's 32 lanes should be no worse than torch's sums: RMS at most 1.2 times, the largest error at most 1.5
-// times theirs (a maximum over a few hundred thousand logits moves by a fifth with the order of summation).
+// The noise floor: how far the reference and transformers, both fp32 and one token at a time, are from the fp64
+// truth. The reference's 32 lanes should be no worse than torch's sums: RMS at most 1.2 times, the largest error at
+// most 1.5 times theirs (a maximum over a few hundred thousand logits moves by a fifth with the order of summation).
 #include "tests/truth.h"
 
 //
-// Models of random weights have rows that magnify whatever noise reaches them: a value head that nearly cancels before
-// its norm, a router's steep spot. Among 140 to 190 rows the worst one decides the maximum, for either engine: of two
-// models with such a row the reference is 5 times further off in one (odd-qwen35-group8-values4, row 16), transformers
-// 4 times in the other (odd-qwen35-group3-taps3-bias, row 16). Measured: 0.71 to 1.91; the limit only shows a fault.
+// Models of random weights have rows that magnify whatever noise reaches them: a value head that nearly cancels
+// before its norm, a router's steep spot. Among 140 to 190 rows the worst one decides the maximum, for either engine:
+// of two models with such a row the reference is 5 times further off in one (odd-qwen35-group8-values4, row 16),
+// transformers 4 times in the other (odd-qwen35-group3-taps3-bias, row 16). Measured: 0.71 to 1.91; the limit only
+// shows a fault.
 static const double LIMIT_RMS = 1.2, LIMIT_MAX = 1.5, LIMIT_MAX_ODD = 3;
 
 struct floor {
@@ -25,8 +26,8 @@ static double max_ratio(const struct floor *noise)
 }
 
 // The engine over `model` may be wrong on purpose; the truth is that of the fixture. Adds to *noise.
-static void measure(const struct fixture *fixture, const struct model *model, const char *name, const char *golden_name,
-                    struct floor *noise)
+static void measure(const struct fixture *fixture, const struct model *model, const char *name,
+                    const char *golden_name, struct floor *noise)
 {
     struct trace *golden = truth_golden(name, golden_name);
     cr_assert_str_eq(golden->contract.mode, "s1");
@@ -113,18 +114,19 @@ static void check_pooled(const char *pool, const char *const *names, size_t n)
 Test(reference_noise, of_odd_shapes_is_no_more_than_that_of_transformers)
 {
     check_pooled("odd lfm2", ODD, N_ODD);
-    static const char *const lfm2moe[] = {
-        "odd-lfm2moe-all-attention", "odd-lfm2moe-all-dense", "odd-lfm2moe-every-expert", "odd-lfm2moe-group1-top1",
-        "odd-lfm2moe-group3-taps4-bias", "odd-lfm2moe-group8-untied", "odd-lfm2moe-mixed-sharded",
-        "odd-lfm2moe-one-attention"};
+    static const char *const lfm2moe[] = {"odd-lfm2moe-all-attention",     "odd-lfm2moe-all-dense",
+                                          "odd-lfm2moe-every-expert",      "odd-lfm2moe-group1-top1",
+                                          "odd-lfm2moe-group3-taps4-bias", "odd-lfm2moe-group8-untied",
+                                          "odd-lfm2moe-mixed-sharded",     "odd-lfm2moe-one-attention"};
     check_pooled("odd lfm2moe", lfm2moe, sizeof lfm2moe / sizeof *lfm2moe);
-    static const char *const qwen35[] = {
-        "odd-qwen35-all-attention", "odd-qwen35-group1-taps2", "odd-qwen35-group3-taps3-bias",
-        "odd-qwen35-group8-values4", "odd-qwen35-head-only", "odd-qwen35-mixed-sharded", "odd-qwen35-one-attention"};
+    static const char *const qwen35[] = {"odd-qwen35-all-attention",     "odd-qwen35-group1-taps2",
+                                         "odd-qwen35-group3-taps3-bias", "odd-qwen35-group8-values4",
+                                         "odd-qwen35-head-only",         "odd-qwen35-mixed-sharded",
+                                         "odd-qwen35-one-attention"};
     check_pooled("odd qwen35", qwen35, sizeof qwen35 / sizeof *qwen35);
-    static const char *const qwen35moe[] = {
-        "odd-qwen35moe-all-attention", "odd-qwen35moe-every-expert", "odd-qwen35moe-group1-fused",
-        "odd-qwen35moe-group3-top1-split", "odd-qwen35moe-group8-top4", "odd-qwen35moe-mixed-sharded"};
+    static const char *const qwen35moe[] = {"odd-qwen35moe-all-attention", "odd-qwen35moe-every-expert",
+                                            "odd-qwen35moe-group1-fused",  "odd-qwen35moe-group3-top1-split",
+                                            "odd-qwen35moe-group8-top4",   "odd-qwen35moe-mixed-sharded"};
     check_pooled("odd qwen35moe", qwen35moe, sizeof qwen35moe / sizeof *qwen35moe);
 }
 

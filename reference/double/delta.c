@@ -8,16 +8,16 @@
 enum { CHUNK = DOUBLE_DELTA_CHUNK };
 
 struct chunk {
-    uint32_t n;              // tokens, at most CHUNK
-    struct matrix q, k;      // [n, dk]
-    struct matrix v, out;    // [n, dv]
-    const double *g, *beta;  // [n], gate_stride apart
+    uint32_t n;             // tokens, at most CHUNK
+    struct matrix q, k;     // [n, dk]
+    struct matrix v, out;   // [n, dv]
+    const double *g, *beta; // [n], gate_stride apart
     size_t gate_stride;
-    double *decay;           // [n, CHUNK]: what is left at token i of what token j <= i wrote
-    double *entry;           // [n]: what is left at token i of the state before the chunk
-    struct matrix keys;      // [n, n]: k k^T, then the triangular system
-    struct matrix queries;   // [n, n]: q k^T decay
-    struct matrix right;     // [n, dv + dk]: right-hand sides beta v | beta entry k, then their solutions W | Y
+    double *decay;         // [n, CHUNK]: what is left at token i of what token j <= i wrote
+    double *entry;         // [n]: what is left at token i of the state before the chunk
+    struct matrix keys;    // [n, n]: k k^T, then the triangular system
+    struct matrix queries; // [n, n]: q k^T decay
+    struct matrix right;   // [n, dv + dk]: right-hand sides beta v | beta entry k, then their solutions W | Y
 };
 
 size_t double_delta_scratch(uint32_t dk, uint32_t dv)
@@ -42,8 +42,8 @@ static void scale_row(struct matrix matrix, uint32_t i, double factor)
         matrix.data[i * matrix.down + j] *= factor;
 }
 
-// e^(g of j+1 ... i), its exponent summed from token j on: as a difference of two sums from the chunk's start it would
-// cancel.
+// e^(g of j+1 ... i), its exponent summed from token j on: as a difference of two sums from the chunk's start it
+// would cancel.
 static void decays(struct chunk *c)
 {
     double from_start = 0;

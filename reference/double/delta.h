@@ -9,10 +9,10 @@
 enum { DOUBLE_DELTA_CHUNK = 64 };
 
 struct double_delta {
-    uint32_t n, dk, dv;                                // tokens; widths
-    const double *q, *k;                               // row t at t * key_stride: normalised, q times dk^-1/2
-    const double *v;                                   // row t at t * value_stride
-    const double *g, *beta;                            // token t at t * gate_stride; g: log of the decay
+    uint32_t n, dk, dv;     // tokens; widths
+    const double *q, *k;    // row t at t * key_stride: normalised, q times dk^-1/2
+    const double *v;        // row t at t * value_stride
+    const double *g, *beta; // token t at t * gate_stride; g: log of the decay
     size_t key_stride, value_stride, gate_stride;
 };
 

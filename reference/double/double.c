@@ -59,7 +59,8 @@ static int memory_open(struct arena *arena, struct oracle *o, struct error *erro
     const uint32_t channels = larger(d, config_delta_channels(config)), projection = widest_projection(config);
     uint32_t cols = 0;
     model_visit(o->model, widest_row, &cols);
-    int ok = (o->row = arena_alloc(arena, cols, sizeof *o->row)) && (o->tile = doubles(arena, ORACLE_TILE_ROWS, cols));
+    int ok =
+        (o->row = arena_alloc(arena, cols, sizeof *o->row)) && (o->tile = doubles(arena, ORACLE_TILE_ROWS, cols));
     ok = ok && (o->h = doubles(arena, n, d)) && (o->u = doubles(arena, n, d)) && (o->m = doubles(arena, n, d));
     for (size_t i = 0; i < ORACLE_WIDE; i++)
         ok = ok && (o->wide[i] = doubles(arena, n, projection));

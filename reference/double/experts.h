@@ -1,4 +1,5 @@
-// experts: the sparse feed-forward in double (architecture.md 3, 5), token by token routed, expert by expert computed.
+// experts: the sparse feed-forward in double (architecture.md 3, 5), token by token routed, expert by expert
+// computed.
 #ifndef ASSAY_DOUBLE_EXPERTS_H
 #define ASSAY_DOUBLE_EXPERTS_H
 

@@ -20,8 +20,8 @@ void matrix_multiply(double alpha, struct matrix a, struct matrix b, double beta
     bli_rntm_set_num_threads(1, &runtime);
     bli_rntm_disable_l3_sup(&runtime); // its kernel for few rows is the slower one here
     if (c.rows == 1)
-        bli_dgemv_ex(BLIS_TRANSPOSE, BLIS_NO_CONJUGATE, b.rows, b.cols, &alpha, b.data, (inc_t)b.down,
-                     (inc_t)b.right, a.data, (inc_t)a.right, &beta, c.data, (inc_t)c.right, NULL, &runtime);
+        bli_dgemv_ex(BLIS_TRANSPOSE, BLIS_NO_CONJUGATE, b.rows, b.cols, &alpha, b.data, (inc_t)b.down, (inc_t)b.right,
+                     a.data, (inc_t)a.right, &beta, c.data, (inc_t)c.right, NULL, &runtime);
     else
         bli_dgemm_ex(BLIS_NO_TRANSPOSE, BLIS_NO_TRANSPOSE, c.rows, c.cols, a.cols, &alpha, a.data, (inc_t)a.down,
                      (inc_t)a.right, b.data, (inc_t)b.down, (inc_t)b.right, &beta, c.data, (inc_t)c.down,

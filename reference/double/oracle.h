@@ -13,8 +13,8 @@ enum { ORACLE_TILE_ROWS = 256, ORACLE_WIDE = 6 };
 struct oracle {
     const struct model *model;
     const struct double_taps *taps;
-    uint32_t n;                // T
-    double eps;                // of the norms
+    uint32_t n; // T
+    double eps; // of the norms
     double expert_scale;
     float *row;                // [widest weight row] as stored
     double *tile;              // [ORACLE_TILE_ROWS, widest weight row] of a weight matrix, widened
@@ -25,9 +25,9 @@ struct oracle {
     double *cosine, *sine;     // [T, R / 2]
     double *columns;           // [widest convolution, K-1]
     // delta net
-    double *g, *beta;          // [T, Hv]
-    double *delta;             // [Hv, dk, dv]
-    double *chunk;             // of double_delta_run
+    double *g, *beta; // [T, Hv]
+    double *delta;    // [Hv, dk, dv]
+    double *chunk;    // of double_delta_run
     // experts
     double *router;            // [T, E] logits
     double *selection;         // [E] scores of one token

@@ -81,7 +81,8 @@ static void l2_norm(double *x, uint64_t rows, uint32_t width, double scale)
 }
 
 // q, k [T, Hk dk], v [T, Hv dv] from the zero state -> out [T, Hv dv]. A value head reads with the key head h / r.
-static void delta_rule(struct oracle *o, uint32_t layer, const double *q, const double *k, const double *v, double *out)
+static void delta_rule(struct oracle *o, uint32_t layer, const double *q, const double *k, const double *v,
+                       double *out)
 {
     const struct config *config = &o->model->config;
     const uint32_t dk = config->delta_key_width, dv = config->delta_value_width, heads = config->delta_value_heads;
@@ -108,7 +109,8 @@ static void delta_net(struct oracle *o, uint32_t layer)
     const struct config *config = &o->model->config;
     const struct layer *weights = &o->model->layers[layer];
     const uint32_t channels = config_delta_channels(config), dk = config->delta_key_width;
-    const uint32_t keys = config->delta_key_heads * dk, values = config->delta_value_heads * config->delta_value_width;
+    const uint32_t keys = config->delta_key_heads * dk,
+                   values = config->delta_value_heads * config->delta_value_width;
     double *projected = o->wide[0], *c = o->wide[1], *q = o->wide[2], *k = o->wide[3], *v = o->wide[4],
            *core = o->wide[5];
     oracle_linear(o, o->u, o->n, &weights->qkv_proj, NULL, projected);

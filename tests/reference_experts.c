@@ -92,6 +92,7 @@ static void sparse_open(struct sparse *sparse, enum isa isa)
     struct linear linear;
     linear_open(&linear, isa, NULL);
     cr_assert_eq(decoder_open(&sparse->decoder, &sparse->model, &linear, isa, TOKENS, &error), 0, "%s", error.text);
+    cr_assert_eq(decoder_make_room(sparse->decoder, TOKENS, &error), 0, "%s", error.text);
 }
 
 static void sparse_close(struct sparse *sparse)

@@ -7,9 +7,9 @@
 #include "reference/experts.h"
 #include "reference/ops.h"
 
-// Ranges that cost less than handing them to another thread: channels of the convolution, elements of head norms and
-// gates, elements of the delta net's state.
-enum { CHANNELS_PER_RANGE = 1024, ELEMENTS_PER_RANGE = 1024, STATES_PER_RANGE = 8192 };
+// A range of less (some 20 microseconds) is not worth handing to another thread: channels of the convolution, elements
+// of head norms and gates, elements of the delta net's state.
+enum { CHANNELS_PER_RANGE = 2048, ELEMENTS_PER_RANGE = 2048, STATES_PER_RANGE = 16384 };
 
 // A layer's work on the rows of the pass at hand, split over channels or heads, never over what a sum runs over.
 struct part {

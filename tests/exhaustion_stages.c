@@ -187,6 +187,40 @@ static int run_batch(struct error *error)
     return code;
 }
 
+// Another family from its files to a state: the delta net, attention and experts.
+static int run_qwen35(struct error *error)
+{
+    struct checkpoint *opened;
+    struct arena memory = {0};
+    struct config read;
+    struct model bound;
+    struct state state;
+    struct engine *engine = NULL;
+    const struct reference_options exact = {.isa = isa_best(), .capacity = CAPACITY, .name = "reference"};
+    const struct batch_sink sink = {.row = ignore_row};
+    const uint32_t tokens[] = {1, 2, 3};
+    const float *logits;
+    int code = checkpoint_open(&opened, ASSAY_FIXTURES "/models/odd-qwen35moe-group1-fused", error);
+    if (!code)
+        code = config_open(&memory, opened->config_path, &read, error);
+    if (!code)
+        code = model_bind(&memory, &read, &opened->table, false, &bound, NULL, error);
+    if (!code)
+        code = reference_open(&engine, &bound, &exact, error);
+    if (!code)
+        code = engine->class->step(engine, 4, NULL, &logits, error);
+    if (!code)
+        code = engine->class->batch(engine, tokens, 3, &sink, error);
+    if (!code)
+        code = state_make(&memory, &read, 4, &state, error);
+    if (!code)
+        engine->class->save(engine, &state);
+    engine_close(&engine);
+    arena_close(&memory);
+    checkpoint_close(&opened);
+    return code;
+}
+
 static int record_reference(struct error *error)
 {
     return record_with(true, error);
@@ -271,6 +305,7 @@ const struct stage stages[] = {
     {"bundle", open_bundle},
     {"audit", audit_it},
     {"a batch", run_batch},
+    {"another family", run_qwen35},
     {"reference traces", record_reference},
     {"runtime traces", record_candidate},
     {"trace", open_trace},

@@ -1,5 +1,5 @@
-// 4,096 positions of lfm2-mini: memory grows by the caches alone, a step by what attention reads, and an engine that is
-// full says so.
+// 4,096 positions of lfm2-mini and qwen35-mini: memory grows by the caches alone, a step by what attention reads, and
+// an engine that is full says so.
 #include <criterion/criterion.h>
 
 #include <stdio.h>
@@ -25,15 +25,25 @@ static struct config config;
 static struct model model;
 static struct profile profile;
 
-static void setup(void)
+static void open_model(const char *path)
 {
     struct error error = {0};
-    int code = checkpoint_open(&checkpoint, ASSAY_FIXTURES "/models/lfm2-mini", &error);
+    int code = checkpoint_open(&checkpoint, path, &error);
     if (!code)
         code = config_open(&arena, checkpoint->config_path, &config, &error);
     if (!code)
         code = model_bind(&arena, &config, &checkpoint->table, false, &model, NULL, &error);
     cr_assert_eq(code, 0, "%s", error.text);
+}
+
+static void setup(void)
+{
+    open_model(ASSAY_FIXTURES "/models/lfm2-mini");
+}
+
+static void setup_qwen35(void)
+{
+    open_model(ASSAY_FIXTURES "/models/qwen35-mini");
 }
 
 static void teardown(void)
@@ -43,6 +53,7 @@ static void teardown(void)
 }
 
 TestSuite(long_context, .init = setup, .fini = teardown);
+TestSuite(long_context_qwen35, .init = setup_qwen35, .fini = teardown);
 
 static struct engine *open_engine(bool reference, uint32_t capacity)
 {
@@ -124,8 +135,12 @@ static void expect_only_caches_grow(bool reference)
     cr_expect_eq(late_bytes, bytes);
     cr_expect_eq(late_attention * (WARM + 1), attention * POSITIONS);
 
-    // 3 attention layers, keys and values, 2 heads of 32; of the reference the scores of 6 query heads as well
-    const long position = (long)(3 * 2 * 2 * 32 * state_bytes + (reference ? 6 * sizeof(float) : 0));
+    // keys and values of the attention layers, of the reference the scores of the query heads as well; the delta net
+    // and the convolutions remember as much after one token as after 4,096
+    size_t values = 0;
+    for (uint32_t i = 0; i < config.layers; i++)
+        values += config.mixers[i] == MIXER_ATTENTION ? 2 * (size_t)config.key_heads * config.head_width : 0;
+    const long position = (long)(values * state_bytes + (reference ? config.query_heads * sizeof(float) : 0));
     const long caches = position * (POSITIONS - FEW);
     // what the second engine took beyond the first, which has the same rows, norms and logits; a third of a MB for
     // pages begun and for the allocator, which hands the first one memory that was there before
@@ -144,6 +159,11 @@ static void expect_only_caches_grow(bool reference)
 }
 
 Test(long_context, the_reference_grows_by_its_caches_alone)
+{
+    expect_only_caches_grow(true);
+}
+
+Test(long_context_qwen35, the_reference_grows_by_its_caches_alone)
 {
     expect_only_caches_grow(true);
 }

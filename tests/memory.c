@@ -78,6 +78,11 @@ static void setup_lfm2moe(void)
     open_model(ASSAY_FIXTURES "/models/lfm2moe-mini");
 }
 
+static void setup_qwen35(void)
+{
+    open_model(ASSAY_FIXTURES "/models/qwen35-mini");
+}
+
 static void setup_qwen35moe(void)
 {
     open_model(ASSAY_FIXTURES "/models/qwen35moe-mini");
@@ -91,6 +96,7 @@ static void teardown(void)
 
 TestSuite(memory, .init = setup, .fini = teardown);
 TestSuite(memory_lfm2moe, .init = setup_lfm2moe, .fini = teardown);
+TestSuite(memory_qwen35, .init = setup_qwen35, .fini = teardown);
 TestSuite(memory_qwen35moe, .init = setup_qwen35moe, .fini = teardown);
 
 static struct engine *open_engine(bool reference)
@@ -204,6 +210,19 @@ Test(memory, a_step_of_the_reference_allocates_nothing)
 Test(memory, a_step_of_the_runtime_allocates_nothing)
 {
     expect_no_allocation(false);
+}
+
+Test(memory_qwen35, a_reference_run_does_not_copy_the_weights)
+{
+    // states of the delta net 144 KB, keys and values of 64 positions 128 KB, logits and rows 50 KB, norms and
+    // convolutions in fp32 50 KB; pages and the allocator double that at most
+    expect_small(true, 1000);
+}
+
+Test(memory_qwen35, a_step_allocates_nothing_and_batches_once)
+{
+    expect_no_allocation(true);
+    expect_batches_allocate_once();
 }
 
 // Experts are read where they lie: 4,608 and 3,840 KB of them, of which a step uses a quarter.

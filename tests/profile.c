@@ -37,6 +37,11 @@ static void setup_lfm2moe(void)
     open_model(ASSAY_FIXTURES "/models/lfm2moe-mini");
 }
 
+static void setup_qwen35(void)
+{
+    open_model(ASSAY_FIXTURES "/models/qwen35-mini");
+}
+
 static void setup_qwen35moe(void)
 {
     open_model(ASSAY_FIXTURES "/models/qwen35moe-mini");
@@ -50,6 +55,7 @@ static void teardown(void)
 
 TestSuite(profile, .init = setup, .fini = teardown);
 TestSuite(profile_lfm2moe, .init = setup_lfm2moe, .fini = teardown);
+TestSuite(profile_qwen35, .init = setup_qwen35, .fini = teardown);
 TestSuite(profile_qwen35moe, .init = setup_qwen35moe, .fini = teardown);
 
 static struct engine *open_engine(bool reference, const struct profile_hook *hook)
@@ -98,7 +104,7 @@ static void expect_rows(const struct expected_row *rows, size_t n, uint64_t vect
         cr_assert(row, "%s", rows[i].name);
         cr_expect_eq(row->calls, CAPACITY * rows[i].calls, "%s: %llu calls", row->name, (unsigned long long)row->calls);
         cr_expect(row->seconds >= 0, "%s", row->name);
-        bytes += strcmp(row->name, "attention") ? row->bytes : 0;
+        bytes += strcmp(row->name, "attention") && strcmp(row->name, "delta rule") ? row->bytes : 0; // not states
     }
     cr_expect_eq(bytes, CAPACITY * (model_step_traffic(&model).bytes - vectors), "%llu bytes charged, of %llu",
                  (unsigned long long)bytes,
@@ -148,6 +154,24 @@ Test(profile_lfm2moe, the_reference_is_charged_the_experts_that_a_step_used)
     expect_rows(rows, sizeof rows / sizeof *rows, 13 * 192 * 2 + 4 * 32 * 2 + 4 * 192 * 3 * 2 + 4 * 8 * 4);
     // and no other: each expert is gate, up, down of [128, 192] in bf16
     cr_expect_eq(profile_find(&profile, "feed_forward.experts.w1")->bytes, CAPACITY * 8 * 128 * 192 * 2);
+}
+
+Test(profile_qwen35, the_reference_is_charged_completely_and_its_bits_stay)
+{
+    static const struct expected_row rows[] = { // 8 layers, 2 of them attention
+        {"embedding", 1}, {"norm", 17}, {"residual", 16}, {"convolution", 6}, {"gates of the delta net", 6},
+        {"delta rule", 6}, {"attention", 2}, {"head norms, rope, cache", 2}, {"swiglu", 8},
+        {"linear_attn.in_proj_qkv", 6}, {"linear_attn.in_proj_z", 6}, {"linear_attn.in_proj_b", 6},
+        {"linear_attn.in_proj_a", 6}, {"linear_attn.out_proj", 6}, {"self_attn.q_proj", 2}, {"self_attn.k_proj", 2},
+        {"self_attn.v_proj", 2}, {"self_attn.o_proj", 2}, {"mlp.gate_proj", 8}, {"mlp.up_proj", 8},
+        {"mlp.down_proj", 8}, {"head", 1},
+    };
+    run_profiled(true);
+    const uint64_t delta = 384 * 4 * 2 + 6 * 4 + 6 * 2 + 32 * 4; // convolution, A_log, dt_bias, norm
+    expect_rows(rows, sizeof rows / sizeof *rows, 17 * 192 * 2 + 2 * 2 * 64 * 2 + 6 * delta);
+    // the states of 6 heads of 32 x 32, and keys and values of positions 1 + 2 + ... + 8, 2 heads of 64
+    cr_expect_eq(profile_find(&profile, "delta rule")->bytes, CAPACITY * 6 * 6 * 32 * 32 * sizeof(float));
+    cr_expect_eq(profile_find(&profile, "attention")->bytes, 36 * 2 * 2 * 2 * 64 * sizeof(float));
 }
 
 Test(profile_qwen35moe, the_reference_is_charged_the_experts_that_a_step_used)

@@ -168,14 +168,27 @@ enum { STEPS = 4, CAPACITY = 16 };
 
 static const uint32_t tokens[STEPS] = {1, 300, 7, 4000};
 
-// Logits of every step and the state after the last, [STEPS V + elements], from malloc. NULL: *error says why.
+struct kept {
+    const struct engine *engine;
+    float *out; // [STEPS, V]
+};
+
+static void keep_row(void *context, uint32_t t, const float *logits)
+{
+    const struct engine *engine = ((struct kept *)context)->engine;
+    memcpy(((struct kept *)context)->out + (size_t)t * engine->config->vocabulary, logits,
+           engine->config->vocabulary * sizeof *logits);
+}
+
+// Logits of every step, of the same tokens in one call, and the state after the last, [2 STEPS V + elements], from
+// malloc. NULL: *error says why.
 static float *run_engine(struct engine *engine, size_t *n, struct error *error)
 {
     const uint32_t vocabulary = engine->config->vocabulary;
     struct arena arena = {0};
     struct state state;
     int code = state_make(&arena, engine->config, STEPS, &state, error);
-    *n = (size_t)STEPS * vocabulary;
+    *n = 2 * (size_t)STEPS * vocabulary;
     for (size_t i = 0; !code && i < state.n; i++)
         *n += state.tensors[i].elements;
     float *values = code ? NULL : calloc(*n, sizeof *values);
@@ -186,6 +199,13 @@ static float *run_engine(struct engine *engine, size_t *n, struct error *error)
         if (!code)
             memcpy(out, logits, vocabulary * sizeof *out);
         out += vocabulary;
+    }
+    if (values && !code && engine->class->batch) {
+        struct kept kept = {engine, out};
+        const struct batch_sink sink = {.context = &kept, .row = keep_row};
+        engine->class->reset(engine);
+        code = engine->class->batch(engine, tokens, STEPS, &sink, error);
+        out += (size_t)STEPS * vocabulary;
     }
     if (values && !code) {
         engine->class->save(engine, &state);
@@ -235,6 +255,26 @@ static void test_engine(const char *name, const struct model *model, const struc
     }
     free(one);
     result(ok, name, error.text);
+}
+
+// Both kinds of layers of Qwen3.5, and experts.
+static void test_qwen35(void)
+{
+    struct arena arena = {0};
+    struct error error = {0};
+    struct checkpoint *checkpoint = NULL;
+    struct config config;
+    struct model model;
+    int code = checkpoint_open(&checkpoint, ASSAY_FIXTURES "/models/qwen35moe-mini", &error);
+    if (!code)
+        code = config_open(&arena, checkpoint->config_path, &config, &error);
+    if (!code)
+        code = model_bind(&arena, &config, &checkpoint->table, false, &model, NULL, &error);
+    result(!code, "a model of Qwen3.5 with experts", error.text);
+    if (!code)
+        test_engine("its reference gives one thread's bits with 2, 3 and 7", &model, NULL);
+    checkpoint_close(&checkpoint);
+    arena_close(&arena);
 }
 
 static void test_engines(void)
@@ -372,6 +412,7 @@ int main(void)
     test_open_and_close();
     test_two_pools_at_once();
     test_engines();
+    test_qwen35();
     printf("1..%d\n", n_results);
     return n_failures ? EXIT_FAILURE : EXIT_SUCCESS;
 }

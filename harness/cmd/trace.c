@@ -12,7 +12,7 @@
 #include "harness/cmd/subject.h"
 #include "harness/run/record.h"
 #include "harness/run/suite.h"
-#include "reference/double/lfm2.h"
+#include "reference/double/double.h"
 
 static const struct option trace_options[] = {
     {"tokens", "1,2,3|@FILE", "token ids, separated by commas or white space in a file"},
@@ -128,7 +128,7 @@ static int trace_double(struct trace_run *run, const char *out, struct error *er
     spec.contract.mode = "batch";
     int code = logits && row ? 0 : error_set(error, ERROR_RUNTIME, "out of memory for %" PRIu32 " rows of logits", n);
     if (!code)
-        code = double_lfm2_run(&run->subject->model, run->tokens, n, logits, NULL, error);
+        code = double_run(&run->subject->model, run->tokens, n, logits, NULL, error);
     if (!code)
         code = trace_create(&writer, out, &spec, error);
     for (uint32_t t = 0; !code && t < n; t++) {

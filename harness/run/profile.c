@@ -31,20 +31,22 @@ static const char *const ended[TAP_POINTS] = {
     [TAP_OUT] = "residual",
     [TAP_FINAL_NORM] = "norm",
 };
-// What else it is in a layer of the delta net, and in one of attention; NULL: the same.
-static const char *const ended_delta[TAP_POINTS] = {
-    [TAP_Q] = "convolution, head norms",
-    [TAP_K] = "convolution, head norms",
-    [TAP_V] = "convolution, head norms",
-    [TAP_MIXER] = "gated norm",
-};
-static const char *const ended_attention[TAP_POINTS] = {
-    [TAP_MIXER] = "other",
-};
-// One operator with the point before it: not a call of its own.
-static const bool continued[TAP_POINTS] = {
-    [TAP_K] = true, [TAP_V] = true, [TAP_G] = true, [TAP_EXPERTS] = true, [TAP_WEIGHTS] = true,
-};
+
+static const char *name_of(enum tap_point point, enum mixer mixer)
+{
+    if (point == TAP_MIXER && mixer != MIXER_CONV)
+        return mixer == MIXER_DELTA ? "norm" : "other"; // the gated norm of the delta net
+    if (point == TAP_Q && mixer == MIXER_DELTA)
+        return "convolution"; // and the norms of its q and k
+    return ended[point];
+}
+
+// Is what ends here one operator with what ended at the point before?
+static bool is_same(enum tap_point point)
+{
+    return point == TAP_K || point == TAP_V || point == TAP_G || point == TAP_MIXER || point == TAP_EXPERTS ||
+           point == TAP_WEIGHTS;
+}
 
 static struct profile_row *row_of(struct profile *profile, const char *name)
 {
@@ -73,8 +75,6 @@ static void put(void *context, uint32_t layer, enum tap_point point, const float
 {
     struct profile *profile = context;
     const struct config *config = &profile->model->config;
-    const enum mixer mixer = config->mixers[layer];
-    const char *const *other = mixer == MIXER_DELTA ? ended_delta : mixer == MIXER_ATTENTION ? ended_attention : ended;
     uint64_t bytes = 0;
     (void)row;
     (void)width;
@@ -85,8 +85,7 @@ static void put(void *context, uint32_t layer, enum tap_point point, const float
     if (point == TAP_CORE)
         bytes = (uint64_t)config->delta_value_heads * config->delta_key_width * config->delta_value_width *
                 profile->state_bytes;
-    const bool same = continued[point] || (point == TAP_MIXER && mixer == MIXER_CONV);
-    charge(profile, other[point] ? other[point] : ended[point], !same, bytes);
+    charge(profile, name_of(point, config->mixers[layer]), !is_same(point), bytes);
 }
 
 static void begin(void *context)

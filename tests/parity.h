@@ -3,9 +3,9 @@
 //
 // Limit, for logits, every tap point and the states alike: |difference| at most PARITY_LIMIT times transformers' own
 // noise in that very golden, relative to the largest golden value of the kind. Its noise is the difference between
-// its two modes, one token at a time and all at once (`check.mode_max_abs` in the golden, relative to the largest logit):
-// what the order of summation alone does to it. The limit leaves room for another order, not for another formula; the
-// tests that use it state the worst they measured. The ids of the experts must be equal.
+// its two modes, one token at a time and all at once (`check.mode_max_abs` in the golden, relative to the largest
+// logit): what the order of summation alone does to it. The limit leaves room for another order, not for another
+// formula; the tests that use it state the worst they measured. The ids of the experts must be equal.
 #ifndef ASSAY_TESTS_PARITY_H
 #define ASSAY_TESTS_PARITY_H
 

@@ -2,10 +2,10 @@
 // another order of summation.
 //
 // Limit, for logits, every tap point and the states alike: |difference| at most PARITY_LIMIT times transformers' own
-// noise in that very golden, relative to the largest golden value of the kind. Its noise is the difference between its
-// two modes, one token at a time and all at once (`check.mode_max_abs` in the golden, relative to the largest logit):
-// what the order of summation alone does to it. The limit leaves room for another order, not for another formula; the
-// tests that use it state the worst they measured. The ids of the experts must be equal.
+// noise in that very golden, relative to the largest golden value of the kind. Its noise is the difference between
+// its two modes, one token at a time and all at once (`check.mode_max_abs` in the golden, relative to the largest
+// logit): what the order of summation alone does to it. The limit leaves room for another order, not for another
+// formula; the tests that use it state the worst they measured. The ids of the experts must be equal.
 #ifndef ASSAY_TESTS_PARITY_H
 #define ASSAY_TESTS_PARITY_H
 
@@ -205,8 +205,9 @@ static inline void parity_check(const char *name, const char *golden_name, enum 
     for (int i = 0; i < TAP_POINTS; i++) {
         const enum tap_point point = (enum tap_point)i;
         const uint64_t n = tap_is_integer(point) ? parity.ids : parity.taps[point].n;
-        cr_expect_eq(n > 0, content == PARITY_TAPS && parity_expects(&fixture.config, point), "%s/%s: %llu values of %s compared",
-                     name, golden_name, (unsigned long long)n, tap_point_name(point));
+        cr_expect_eq(n > 0, content == PARITY_TAPS && parity_expects(&fixture.config, point),
+                     "%s/%s: %llu values of %s compared", name, golden_name, (unsigned long long)n,
+                     tap_point_name(point));
     }
     trace_close(&golden);
     fixture_close(&fixture);

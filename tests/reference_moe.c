@@ -134,8 +134,8 @@ static struct tensor_table split_experts(struct fixture *fixture, bool swapped)
         for (uint64_t piece = 0; piece < pieces; piece++) {
             struct tensor *view = &views[n];
             *view = *whole;
-            view->name = arena_print(&fixture->arena, "%.*sexperts.%llu.%s.weight", (int)(at - whole->name), whole->name,
-                                     (unsigned long long)(piece / parts),
+            view->name = arena_print(&fixture->arena, "%.*sexperts.%llu.%s.weight", (int)(at - whole->name),
+                                     whole->name, (unsigned long long)(piece / parts),
                                      part[which][swapped && !which ? 1 - piece % 2 : piece % parts]);
             view->rank = 2;
             view->shape[0] = whole->shape[1] / parts;

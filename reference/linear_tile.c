@@ -109,6 +109,7 @@ void linear_batch_set(struct linear_batch *batch, const struct linear_tile *tile
                       uint32_t tokens)
 {
     float *out = batch->packed;
+    batch->x = x;
     batch->n = n;
     batch->tokens = tokens;
     for (uint32_t k = 0; k < n; k += LINEAR_PANEL) {

@@ -57,6 +57,7 @@ const struct linear_tile *linear_tile_best(enum isa isa);
 // them. Inputs and tokens that are not there are +0.
 struct linear_batch {
     uint32_t n, tokens; // K
+    const float *x;     // [tokens, n], borrowed: what was packed
     float *packed;      // [linear_batch_size(...)], the owner's, aligned to 64 bytes
 };
 

@@ -303,11 +303,13 @@ static void linear(const struct weight *weight, const float *x, struct linear_ru
         ROWS_OF(WEIGHT_Q8)
         ROWS_OF(WEIGHT_Q4)
 #undef ROWS_OF
-    case WEIGHT_NONE:
     case WEIGHT_A4:
     case WEIGHT_K8:
     case WEIGHT_K4:
-        assert(weight->format <= WEIGHT_Q4); // the experts' formats have kernels of their own
+        kernels_avx512_linear_expert(weight, x, rule, first, end, y);
+        break;
+    case WEIGHT_NONE:
+        break;
     }
 }
 

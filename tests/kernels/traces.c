@@ -9,6 +9,7 @@
 #include "harness/base/half.h"
 #include "reference/engine.h"
 #include "runtime/lfm2.h"
+#include "runtime/qwen35.h"
 #include "tests/kernels/check.h"
 #include "tests/kernels/model_file.h"
 
@@ -208,6 +209,12 @@ static int run_reference(const struct trace *trace, enum isa isa, struct pool *p
     return failed;
 }
 
+static const float *runtime_step(struct step *run, uint32_t position, uint32_t token, const struct tap_sink *taps)
+{
+    const bool lfm2 = config_is_lfm2(&run->model->config);
+    return (lfm2 ? runtime_lfm2_step : runtime_qwen35_step)(run, position, token, taps);
+}
+
 static int run_runtime(const struct trace *trace, enum isa isa, struct pool *pool, const struct tap_sink *taps,
                        struct hashes *hashes, struct state *state, struct error *error)
 {
@@ -216,7 +223,7 @@ static int run_runtime(const struct trace *trace, enum isa isa, struct pool *poo
     const int failed = step_open(&arena, &trace->model, &trace->plan, FAULT_NONE, isa, pool,
                                          trace->expected->tokens, &run, error);
     for (uint32_t t = 0; !failed && t < trace->expected->tokens; t++)
-        check_hash(&hashes->logits, runtime_lfm2_step(run, t, token_at(&trace->model, t), taps),
+        check_hash(&hashes->logits, runtime_step(run, t, token_at(&trace->model, t), taps),
                     trace->model.config.vocabulary);
     if (!failed)
         step_save(run, state);

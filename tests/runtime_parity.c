@@ -11,7 +11,7 @@
 TestSuite(runtime_parity, .fini = release_models);
 
 // Largest difference of a tap, a state or the logits, in units of the golden's largest value of that kind. Measured:
-// half precision leaves 0.0016 on the mini and at most 0.016 on the odd models (narrow rows, up to 2^5 roundings deep:
+// half precision leaves 0.0022 on the mini and at most 0.016 on the odd models (narrow rows, up to 2^5 roundings deep:
 // 2^5 x 2^-11), the least of the faults 0.117.
 #define LIMIT 0.03
 

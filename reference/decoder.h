@@ -4,7 +4,8 @@
 //
 // lfm2.h and qwen35.h are the forward passes, experts.h the sparse feed-forward, decoder_memory.c opens, saves and
 // loads. Weights stay in the mapped files; only vectors (norms, biases, the convolutions' taps)
-// are widened once. All memory is taken at open; a pass allocates nothing. Letters as in harness/model/config.h. The
+// are widened once. Memory is taken at open, for passes of one token,
+// and by decoder_make_room for wider ones; a pass allocates nothing. Letters as in harness/model/config.h. The
 // caller has entered the environment of harness/base/floating.h.
 #ifndef ASSAY_REFERENCE_DECODER_H
 #define ASSAY_REFERENCE_DECODER_H
@@ -44,13 +45,14 @@ struct decoder {
     struct linear linear;
     const struct delta_kernel *delta;
     uint32_t capacity;            // positions
-    uint32_t width;               // tokens of a pass at most, W: the smaller of capacity and DECODER_WIDTH
+    uint32_t width;               // tokens of a pass for which there is room, W
     float scale;                  // fl32(dh^-1/2)
     float delta_scale;            // fl32(dk^-1/2)
     struct decoder_layer *layers; // [L]
     const float *final_norm;      // [d]
     const float *frequencies;     // [R/2]
     // of the pass at hand
+    struct arena activations;
     uint32_t n, position;      // tokens, positions before them
     float *cosine, *sine;      // [W, R/2]
     float *h, *u, *m;          // [W, d]: residual stream, its norm, what a mixer or feed-forward adds
@@ -79,11 +81,14 @@ struct decoder {
     struct linear_batch batch; // the same of many tokens
 };
 
-// At most MATH_ANGLE_MAX positions (math.h). isa: the one that `linear` was opened for. On failure *decoder is NULL and
-// nothing is held.
+// At most MATH_ANGLE_MAX positions (math.h). isa: the one that `linear` was opened for. On failure *decoder is NULL
+// and nothing is held.
 int decoder_open(struct decoder **decoder, const struct model *model, const struct linear *linear, enum isa isa,
                  uint32_t capacity, struct error *error);
 void decoder_close(struct decoder **decoder);
+
+// Room for passes of `width` tokens; <= DECODER_WIDTH. On failure, ERROR_RUNTIME, the room is what it was.
+int decoder_make_room(struct decoder *decoder, uint32_t width, struct error *error);
 
 // The zero state.
 void decoder_reset(struct decoder *decoder);

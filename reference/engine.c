@@ -59,7 +59,9 @@ static int batch(struct engine *engine, const uint32_t *tokens, uint32_t n, cons
                  struct error *error)
 {
     assert(n >= 1 && n <= engine->batch_width);
-    const int code = check_tokens(engine, tokens, n, error);
+    int code = check_tokens(engine, tokens, n, error);
+    if (!code && n > 1)
+        code = decoder_make_room(((struct reference *)engine)->decoder, engine->batch_width, error);
     if (code)
         return code;
     const float *logits = forward(engine, tokens, n, sink);
@@ -109,10 +111,11 @@ int reference_open(struct engine **engine, const struct model *model, const stru
         return code;
     }
     opened->forward = config_is_lfm2(&model->config) ? lfm2_forward : qwen35_forward;
+    const uint32_t capacity = options->capacity;
     opened->engine = (struct engine){.class = &reference_class,
                                      .config = &model->config,
-                                     .capacity = options->capacity,
-                                     .batch_width = opened->decoder->width,
+                                     .capacity = capacity,
+                                     .batch_width = capacity < DECODER_WIDTH ? capacity : DECODER_WIDTH,
                                      .name = options->name,
                                      .device = "cpu",
                                      .precision = "float32"};

@@ -55,7 +55,7 @@ static inline struct batch_rows *batch_run(struct fixture *fixture, struct engin
     rows->logits = arena_alloc(&fixture->arena, n * v, sizeof(float));
     engine->class->reset(engine);
     for (uint32_t t = 0; t < n;) {
-        uint32_t tokens[DECODER_WIDTH];
+        uint32_t tokens[DECODER_WIDTH] = {0};
         const uint32_t most = width < engine->batch_width ? width : engine->batch_width;
         const uint32_t count = n - t < most ? n - t : most;
         for (uint32_t i = 0; i < count; i++)

@@ -114,26 +114,40 @@ static inline void parity_states(struct parity *parity, const struct config *con
     arena_close(&arena);
 }
 
-// Runs a golden's tokens through the model and measures everything that the golden holds.
-static inline void parity_run(const struct model *model, const struct trace *golden, struct parity *parity)
+// parity_run with an engine of one's own and another sink than parity_tap: its context has `parity`, and what it does
+// with a row is its own.
+static inline void parity_run_engine(struct engine *engine, const struct trace *golden, const struct tap_sink *taps,
+                                     struct parity *parity)
 {
     const uint32_t v = golden->vocabulary;
     memset(parity, 0, sizeof *parity);
     parity->golden = golden;
-    const struct tap_sink taps = {TAPS_ALL, parity, parity_tap};
-    struct engine *engine = fixture_engine(model, NULL, isa_best(), golden->n);
     for (uint32_t t = 0; t < golden->n; t++) {
         const float *expected = trace_logits(golden, t, NULL);
         parity->t = t;
-        const float *logits = fixture_step(engine, (uint32_t)golden->tokens[t], &taps);
+        const float *logits = fixture_step(engine, (uint32_t)golden->tokens[t], taps);
         parity_measure(&parity->logits, logits, expected, v);
         parity->top1 += parity_argmax(logits, v) == parity_argmax(expected, v);
     }
-    parity_states(parity, &model->config, engine);
-    engine_close(&engine);
+    parity_states(parity, engine->config, engine);
     const char *mode = safetensors_metadata(golden->file, "check.mode_max_abs");
     cr_assert(mode && atof(mode) > 0);
     parity->noise = atof(mode) / parity->logits.largest;
+}
+
+static inline void parity_run_tapped(const struct model *model, const struct trace *golden,
+                                     const struct tap_sink *taps, struct parity *parity)
+{
+    struct engine *engine = fixture_engine(model, NULL, isa_best(), golden->n);
+    parity_run_engine(engine, golden, taps, parity);
+    engine_close(&engine);
+}
+
+// Runs a golden's tokens through the model and measures everything that the golden holds.
+static inline void parity_run(const struct model *model, const struct trace *golden, struct parity *parity)
+{
+    const struct tap_sink taps = {TAPS_ALL, parity, parity_tap};
+    parity_run_tapped(model, golden, &taps, parity);
 }
 
 // Accept form: a NaN is no agreement.

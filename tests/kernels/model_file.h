@@ -2,8 +2,8 @@
 //
 // write_model.c writes it from what the loader has verified and check_traces trusts it; it lives in the build
 // directory and is nobody's input. Words are 32 bits, little-endian: MODEL_FILE_MAGIC, struct model_head, the mixers
-// [L], then every weight: format, rows, cols, block, and the bytes of its elements or codes, of its scales, biases and
-// codebooks.
+// [L], then every weight: format, rows, cols, block, and the bytes of its elements or codes, of its scales, biases
+// and codebooks.
 #ifndef ASSAY_TESTS_KERNELS_MODEL_FILE_H
 #define ASSAY_TESTS_KERNELS_MODEL_FILE_H
 

@@ -35,6 +35,10 @@ static const struct committed {
     {"qwen35-mini.int8", 16, {0x7fec867da17f5870, 0x49a7956dac32b271, 0xf6e8fafde4f033df}},
     {"odd-qwen35-group3-taps3-bias.reference", 40, {0x37c3729c92542c75, 0x3bebce5e8a0f4651, 0xc5a01a7e66e919d4}},
     {"odd-qwen35-group3-taps3-bias.int8", 40, {0x5c933c77a0b75749, 0x09d7d5af2a3d715a, 0x7c9b458b090c24ef}},
+    {"lfm2moe-mini.reference", 16, {0xfd9c72e5c2f34246, 0x00940ec482722b4e, 0xf4c5c1a168d19f27}},
+    {"odd-lfm2moe-group8-untied.reference", 40, {0xc8214f8bb2bde3b2, 0xee4957adf15cf386, 0x91e11b2740b21e08}},
+    {"qwen35moe-mini.reference", 16, {0x8ebf058775a68b84, 0x5b7880d9bd4fc4c4, 0xa6d3dcf3a6a1889b}},
+    {"odd-qwen35moe-group1-fused.reference", 40, {0x333d76fc6ff8d48c, 0x0e330b7c33632558, 0x571dcc9b11eca624}},
 };
 
 // --- the model

@@ -45,7 +45,8 @@ static void finds(const struct audit *audit, const char *object, const char *wha
         if (!strcmp(audit->findings[i].object, object) && strstr(audit->findings[i].what, what))
             return;
     cr_assert_fail("%zu findings, none that %s '%s'; the first: %s: %s", audit->n_findings, object, what,
-                   audit->n_findings ? audit->findings[0].object : "", audit->n_findings ? audit->findings[0].what : "");
+                   audit->n_findings ? audit->findings[0].object : "",
+                   audit->n_findings ? audit->findings[0].what : "");
 }
 
 // --- controls
@@ -116,7 +117,8 @@ Test(audit_families, every_planted_fault_of_lfm2_moe_is_found_and_named)
 {
     static const struct expectation cases[] = {
         {"sym8", "scale_row_16", EXPERT "w2.weight", "row 17: 16 x what is computed"},
-        {"sym8", "gate_up_swapped", EXPERT "w1.weight", "holds the values of " EXPERT "w3.weight, and the other way round"},
+        {"sym8", "gate_up_swapped", EXPERT "w1.weight",
+         "holds the values of " EXPERT "w3.weight, and the other way round"},
         {"sym8", "scale_block_off_by_one", EXPERT "w1.weight", "left neighbour's, shifted by one"},
         {"sym8", "sign_flipped_codes", EXPERT "w1.weight", "128 off, as signed codes read as unsigned"},
         {"int4aff", "scale_row_16", EXPERT "w2.weight", "row 17: 16 x what is computed"},
@@ -128,7 +130,8 @@ Test(audit_families, every_planted_fault_of_lfm2_moe_is_found_and_named)
         {"int8km", "gate_up_swapped", EXPERT "w1.weight", "and the other way round"},
         {"int8km", "expert_of_another", EXPERT "w2.weight",
          "holds the values of model.layers.3.feed_forward.experts.3.w2.weight"},
-        {"fp16", "expert_of_another", EXPERT "w2.weight", "holds the values of model.layers.3.feed_forward.experts.3."},
+        {"fp16", "expert_of_another", EXPERT "w2.weight",
+         "holds the values of model.layers.3.feed_forward.experts.3."},
         {"int8lin", "norm_plus_one", "model.layers.3.operator_norm.weight", "1 more than what is computed"},
         {"int8lin", "head_rows_dead", "model.embed_tokens.weight", "all zero"},
         {"int8lin", "conv_weights_shifted", "model.layers.0.conv.conv.weight", "shifted by one"},
@@ -203,7 +206,8 @@ Test(audit_families, a_scheme_or_a_plan_that_the_family_does_not_have_is_refused
     edit_text(&mini, metadata, "_decode_int8lin", "_decode_sym8");
     edit_text(&mini, metadata, "\"scheme\": \"int8lin\"", "\"scheme\": \"sym8\"");
     refused(bundle_open(&bundle, healthy, &error), ERROR_CONTRACT, &error, "scheme sym8 is a format of experts");
-    refused(try_quantize(&mini, "sym8", NULL, in_scratch(&mini, "none"), NULL, &error), ERROR_USAGE, &error, "int4lin");
+    refused(try_quantize(&mini, "sym8", NULL, in_scratch(&mini, "none"), NULL, &error), ERROR_USAGE, &error,
+            "int4lin");
 }
 
 Test(audit_families, one_expert_format_under_the_name_of_another_is_refused)
@@ -213,11 +217,13 @@ Test(audit_families, one_expert_format_under_the_name_of_another_is_refused)
     for (int i = 0; i < 3; i++) {
         struct bundle *bundle;
         struct error error = {0};
-        const char *healthy = quantized(&mini, pairs[i][0]), *metadata = file_join(&mini.arena, healthy, "metadata.json");
+        const char *healthy = quantized(&mini, pairs[i][0]),
+                   *metadata = file_join(&mini.arena, healthy, "metadata.json");
         edit_text(&mini, metadata, pairs[i][0], pairs[i][1]); // the name
         edit_text(&mini, metadata, arena_print(&mini.arena, "\"scheme\": \"%s\"", pairs[i][0]),
                   arena_print(&mini.arena, "\"scheme\": \"%s\"", pairs[i][1]));
-        refused(bundle_open(&bundle, healthy, &error), ERROR_CONTRACT, &error, "the bundle is not what its metadata says");
+        refused(bundle_open(&bundle, healthy, &error), ERROR_CONTRACT, &error,
+                "the bundle is not what its metadata says");
     }
 }
 
@@ -270,9 +276,9 @@ Test(audit_families, wrong_clips_and_codes_against_the_rounded_scale_are_found_a
         const char *scheme;
         enum search_variant variant;
         bool found;
-    } cases[] = {{"sym8", SEARCH_BY_THE_PAGE, false},   {"int4aff", SEARCH_BY_THE_PAGE, false},
-                 {"sym8", SEARCH_ONLY_CLIPS, true},     {"int4aff", SEARCH_ONLY_CLIPS, true},
-                 {"int4aff", SEARCH_NO_CLIPS, true},    {"sym8", SEARCH_ROUNDED_SCALE, true},
+    } cases[] = {{"sym8", SEARCH_BY_THE_PAGE, false},    {"int4aff", SEARCH_BY_THE_PAGE, false},
+                 {"sym8", SEARCH_ONLY_CLIPS, true},      {"int4aff", SEARCH_ONLY_CLIPS, true},
+                 {"int4aff", SEARCH_NO_CLIPS, true},     {"sym8", SEARCH_ROUNDED_SCALE, true},
                  {"int4aff", SEARCH_ROUNDED_SCALE, true}};
     open_mini("lfm2moe-mini");
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -292,8 +298,8 @@ Test(audit_families, another_choice_of_clips_is_legal_by_distance_and_a_wrong_sc
     open_mini("lfm2moe-mini");
     static const struct {
         const char *scheme, *fault;
-    } cases[] = {{"sym8", "scale_row_16"}, {"int4aff", "scale_row_16"},     {"int4aff", "nibble_order"},
-                 {"int4km", "lut_shifted"}, {"int8km", "lut_shifted"},      {"int4km", "nibble_order"},
+    } cases[] = {{"sym8", "scale_row_16"},      {"int4aff", "scale_row_16"},    {"int4aff", "nibble_order"},
+                 {"int4km", "lut_shifted"},     {"int8km", "lut_shifted"},      {"int4km", "nibble_order"},
                  {"int8km", "gate_up_swapped"}, {"sym8", "sign_flipped_codes"}, {"int4aff", "expert_of_another"}};
     const char *healthy = quantized(&mini, "int4aff"), *foreign = planted(healthy, "foreign");
     rewrite(foreign, SEARCH_NO_CLIPS);
@@ -332,7 +338,7 @@ Test(distance_book, the_nearest_entry_is_asked_for_in_whatever_order_a_book_has_
     cr_assert_eq(distance_of_book(lut, 5, 10.5f, 10.5f).far, 0); // between two: either
     cr_assert_eq(distance_of_book(lut, 4, 10.5f, 10.5f).far, 0);
     cr_assert_eq(distance_of_book(lut, 4, 10.2f, 10.2f).far, 32);
-    cr_assert_eq(distance_of_book(lut, 0, 40.0f, 15.0f).far, 0); // beyond the last entry
+    cr_assert_eq(distance_of_book(lut, 0, 40.0f, 15.0f).far, 0);           // beyond the last entry
     cr_assert_eq(distance_of_book(lut, 5, 10.2f, 10.09f).wrong_scales, 0); // 0.2 off where 0.11 is computed
     cr_assert_eq(distance_of_book(lut, 5, 10.2f, 10.11f).wrong_scales, 1); // 0.2 off where 0.09 is computed
     lut[9] = HALF_NAN;

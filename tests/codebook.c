@@ -42,7 +42,9 @@ Test(codebook, fits_what_a_slow_one_fits_on_values_of_every_kind)
                         : kind == 1 ? spread * ldexpf(1, -(i % 20))
                         : kind == 2 ? (float)(state >> 30)
                         : kind == 3 ? (i == 333 ? 1000.0f : spread)
-                                    : (i % 3 == 0 ? 0.0f : i % 3 == 1 ? -0.0f : spread * 0x1p-130f);
+                                    : (i % 3 == 0   ? 0.0f
+                                       : i % 3 == 1 ? -0.0f
+                                                    : spread * 0x1p-130f);
         }
         equals_slow_one(values, N, 16);
         equals_slow_one(values, N, 256);

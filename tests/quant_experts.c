@@ -84,7 +84,8 @@ static uint64_t wrong_in(const struct weight *stored, const struct weight *sourc
     return stored->lut ? wrong_books(stored, source) : wrong_blocks(stored, source, variant);
 }
 
-static uint64_t wrong_in_expert(const struct bundle *bundle, uint32_t layer, uint32_t expert, enum search_variant variant)
+static uint64_t wrong_in_expert(const struct bundle *bundle, uint32_t layer, uint32_t expert,
+                                enum search_variant variant)
 {
     const struct expert *stored = &bundle->model.layers[layer].experts[expert];
     const struct expert *source = &mini.model.layers[layer].experts[expert];
@@ -139,8 +140,7 @@ Test(one_by_one, the_comparison_above_sees_wrong_clips_and_a_rounded_scale)
     } cases[] = {
         // sym8 clips nothing (below), so only the clips that are tried first can be missed
         {"sym8", {[SEARCH_ONLY_CLIPS] = 500000, [SEARCH_ROUNDED_SCALE] = 1000}},
-        {"int4aff",
-         {[SEARCH_NO_CLIPS] = 10000, [SEARCH_ONLY_CLIPS] = 10000, [SEARCH_ROUNDED_SCALE] = 100}},
+        {"int4aff", {[SEARCH_NO_CLIPS] = 10000, [SEARCH_ONLY_CLIPS] = 10000, [SEARCH_ROUNDED_SCALE] = 100}},
     };
     for (int s = 0; s < 2; s++) {
         struct bundle *bundle = opened(quantized(&mini, cases[s].scheme));
@@ -155,7 +155,8 @@ Test(one_by_one, the_comparison_above_sees_wrong_clips_and_a_rounded_scale)
     }
 }
 
-// A clip by 5 % costs the largest value (0.05 x 127)^2 = 40 squared steps; without it all 32 together lose at most 32 / 4.
+// A clip by 5 % costs the largest value (0.05 x 127)^2 = 40 squared steps; without it all 32 together lose at most 32
+// / 4.
 Test(search, sym8_never_clips_a_block_of_32)
 {
     struct quant_statistics statistics = {0};
@@ -302,11 +303,12 @@ Test(families, all_projections_of_the_delta_net_are_quantized_and_its_decay_is_e
 Test(families, routers_and_the_gate_of_the_shared_expert_are_never_quantized)
 {
     for (const struct scheme *scheme = NULL; (scheme = next_scheme(scheme, FAMILY_QWEN35_MOE));) {
-        const struct quant_decision router = decide(&qwen35_moe, scheme->name, "model.layers.0.mlp.gate.weight", 8, 64),
+        const struct quant_decision router =
+                                        decide(&qwen35_moe, scheme->name, "model.layers.0.mlp.gate.weight", 8, 64),
                                     gate = decide(&qwen35_moe, scheme->name,
                                                   "model.layers.0.mlp.shared_expert_gate.weight", 1, 64),
-                                    other = decide(&lfm2_moe, scheme->name, "model.layers.2.feed_forward.gate.weight", 8,
-                                                   64);
+                                    other = decide(&lfm2_moe, scheme->name, "model.layers.2.feed_forward.gate.weight",
+                                                   8, 64);
         cr_assert(router.rule.format == QUANT_NONE && router.stored == DTYPE_F16);
         cr_assert(gate.rule.format == QUANT_NONE && gate.stored == DTYPE_F16);
         cr_assert(other.rule.format == QUANT_NONE && other.stored == DTYPE_F16);
@@ -316,7 +318,8 @@ Test(families, routers_and_the_gate_of_the_shared_expert_are_never_quantized)
 
 Test(families, experts_and_the_shared_expert_have_the_formats_of_the_scheme)
 {
-    const char *w1 = "model.layers.2.feed_forward.experts.11.w1.weight", *fused = "model.layers.0.mlp.experts.gate_up_proj",
+    const char *w1 = "model.layers.2.feed_forward.experts.11.w1.weight",
+               *fused = "model.layers.0.mlp.experts.gate_up_proj",
                *shared = "model.layers.0.mlp.shared_expert.up_proj.weight";
     cr_assert_eq(decide(&lfm2_moe, "int8lin", w1, 96, 64).rule.format, QUANT_INT8_CLIP);
     cr_assert_eq(decide(&lfm2_moe, "int4lin", w1, 96, 64).rule.format, QUANT_INT4_CLIP);
@@ -325,7 +328,8 @@ Test(families, experts_and_the_shared_expert_have_the_formats_of_the_scheme)
     cr_assert_eq(decide(&qwen35_moe, "int4km", fused, 8 * 192, 64).rule.format, QUANT_INT4_BOOK);
     cr_assert_eq(decide(&qwen35_moe, "int4aff", fused, 8 * 192, 64).rule.format, QUANT_INT4_AFFINE);
     cr_assert_eq(decide(&qwen35_moe, "int4km", shared, 96, 64).rule.format, QUANT_INT8_CLIP);
-    cr_assert_eq(decide(&qwen35_moe, "int4km", "model.layers.0.mlp.up_proj.weight", 96, 64).rule.format, QUANT_INT8_CLIP);
+    cr_assert_eq(decide(&qwen35_moe, "int4km", "model.layers.0.mlp.up_proj.weight", 96, 64).rule.format,
+                 QUANT_INT8_CLIP);
 }
 
 Test(families, codebooks_need_32_rows_of_gate_and_up_each_and_blocks_32_columns)
@@ -369,14 +373,27 @@ static void see_weight(void *context, const struct weight *weight)
 
 Test(families, unusual_models_of_every_family_open_again_under_every_scheme)
 {
-    static const char *const models[] = {
-        "odd-lfm2moe-all-attention",    "odd-lfm2moe-all-dense",       "odd-lfm2moe-every-expert",
-        "odd-lfm2moe-group1-top1",      "odd-lfm2moe-group3-taps4-bias", "odd-lfm2moe-group8-untied",
-        "odd-lfm2moe-mixed-sharded",    "odd-lfm2moe-one-attention",   "odd-qwen35-all-attention",
-        "odd-qwen35-group1-taps2",      "odd-qwen35-group3-taps3-bias", "odd-qwen35-group8-values4",
-        "odd-qwen35-head-only",         "odd-qwen35-mixed-sharded",    "odd-qwen35-one-attention",
-        "odd-qwen35moe-all-attention",  "odd-qwen35moe-every-expert",  "odd-qwen35moe-group1-fused",
-        "odd-qwen35moe-group3-top1-split", "odd-qwen35moe-group8-top4", "odd-qwen35moe-mixed-sharded"};
+    static const char *const models[] = {"odd-lfm2moe-all-attention",
+                                         "odd-lfm2moe-all-dense",
+                                         "odd-lfm2moe-every-expert",
+                                         "odd-lfm2moe-group1-top1",
+                                         "odd-lfm2moe-group3-taps4-bias",
+                                         "odd-lfm2moe-group8-untied",
+                                         "odd-lfm2moe-mixed-sharded",
+                                         "odd-lfm2moe-one-attention",
+                                         "odd-qwen35-all-attention",
+                                         "odd-qwen35-group1-taps2",
+                                         "odd-qwen35-group3-taps3-bias",
+                                         "odd-qwen35-group8-values4",
+                                         "odd-qwen35-head-only",
+                                         "odd-qwen35-mixed-sharded",
+                                         "odd-qwen35-one-attention",
+                                         "odd-qwen35moe-all-attention",
+                                         "odd-qwen35moe-every-expert",
+                                         "odd-qwen35moe-group1-fused",
+                                         "odd-qwen35moe-group3-top1-split",
+                                         "odd-qwen35moe-group8-top4",
+                                         "odd-qwen35moe-mixed-sharded"};
     uint32_t bundles = 0;
     for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
         struct source odd;
@@ -390,8 +407,9 @@ Test(families, unusual_models_of_every_family_open_again_under_every_scheme)
             for (size_t row = 0; row < coverage.n; row++) {
                 const bool quantized_row = coverage.rows[row].statistics.codes > 0;
                 coded += quantized_row;
-                cr_assert_eq(quantized_row, !*coverage.rows[row].why, "%s %s: %s is left alone and no reason is given",
-                             models[i], scheme->name, coverage.rows[row].tensor);
+                cr_assert_eq(quantized_row, !*coverage.rows[row].why,
+                             "%s %s: %s is left alone and no reason is given", models[i], scheme->name,
+                             coverage.rows[row].tensor);
             }
             coverage_close(&coverage);
             struct bundle *bundle = opened(out);
@@ -419,11 +437,12 @@ Test(fused, the_same_bytes_come_twice_and_experts_keep_their_three_dimensions)
     static const struct {
         const char *scheme, *suffix;
         uint64_t shape[3];
-    } cases[] = {{"sym8", ".q8", {8, 128, 160}},   {"sym8", ".scale", {8, 128, 5}},  {"int4aff", ".q4", {8, 128, 80}},
+    } cases[] = {{"sym8", ".q8", {8, 128, 160}},    {"sym8", ".scale", {8, 128, 5}}, {"int4aff", ".q4", {8, 128, 80}},
                  {"int4aff", ".bias", {8, 128, 5}}, {"int8km", ".lut", {8, 4, 256}}, {"int4km", ".lut", {8, 4, 16}}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         uint64_t sizes[2];
-        const char *out = quantized(&mini, cases[i].scheme), *weights = file_join(&mini.arena, out, "weights.safetensors");
+        const char *out = quantized(&mini, cases[i].scheme),
+                   *weights = file_join(&mini.arena, out, "weights.safetensors");
         const char *first = read_all(&mini, weights, &sizes[0]);
         struct bundle *bundle = opened(quantized(&mini, cases[i].scheme));
         const char *second = read_all(&mini, weights, &sizes[1]);

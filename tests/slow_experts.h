@@ -32,7 +32,8 @@ static inline double slow_code(double w, double bias, double scale, int low, int
 }
 
 // A block of 32: sym8 (bias NULL) or aff4.
-static inline void slow_block(const float *w, int *codes, uint16_t *scale, uint16_t *bias, enum search_variant variant)
+static inline void slow_block(const float *w, int *codes, uint16_t *scale, uint16_t *bias,
+                              enum search_variant variant)
 {
     static const double seven[] = {1, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7}, six[] = {1, 0.9, 0.8, 0.7, 0.6, 0.5};
     const int top = bias ? 15 : 127, bottom = bias ? 0 : -127;

@@ -189,7 +189,8 @@ static void report_sides(struct auditor *auditor, const struct weight *found, co
         add_finding(auditor, found->name,
                     stored_moved_down(&sides[i], &wanted_sides[i])
                         ? arena_print(auditor->arena, "%s %s differ: each %s has those of the %s before it",
-                                      count_text(difference.wrong, count), sides[i].what, sides[i].line, sides[i].line)
+                                      count_text(difference.wrong, count), sides[i].what, sides[i].line,
+                                      sides[i].line)
                         : difference_text(auditor->arena, &difference));
     }
 }
@@ -255,12 +256,13 @@ static void compare_distance(struct auditor *auditor, const struct weight *found
     auditor->audit->wrong_scales += distance.wrong_scales;
     auditor->audit->equal += !distance.far && !distance.wrong_scales;
     if (distance.wrong_scales && found->lut)
-        add_finding(auditor, found->name,
-                    arena_print(auditor->arena,
-                                "%s codebooks fit their rows worse than the scheme's: the first, of row %u on, is off by "
-                                "%.3g (RMS) where %.3g is computed",
-                                count_text(distance.wrong_scales, count), distance.scale_row, distance.scale,
-                                distance.scale_computed));
+        add_finding(
+            auditor, found->name,
+            arena_print(auditor->arena,
+                        "%s codebooks fit their rows worse than the scheme's: the first, of row %u on, is off by "
+                        "%.3g (RMS) where %.3g is computed",
+                        count_text(distance.wrong_scales, count), distance.scale_row, distance.scale,
+                        distance.scale_computed));
     else if (distance.wrong_scales)
         add_finding(auditor, found->name,
                     arena_print(auditor->arena,
@@ -274,8 +276,9 @@ static void compare_distance(struct auditor *auditor, const struct weight *found
                                 "%s elements are farther from the checkpoint than %s: the first, row %u "
                                 "column %u, is %.6g where the checkpoint has %.6g and %s is %.3g",
                                 count_text(distance.far, count),
-                                found->lut ? "the nearest entry of their codebook" : "half a step", distance.row, distance.column, distance.stored,
-                                distance.exact, found->lut ? "the limit" : "a step", distance.step));
+                                found->lut ? "the nearest entry of their codebook" : "half a step", distance.row,
+                                distance.column, distance.stored, distance.exact, found->lut ? "the limit" : "a step",
+                                distance.step));
 }
 
 // --- counts that fail nothing
@@ -340,7 +343,8 @@ static int audit_tensors(struct auditor *auditor, const struct weight_list *sour
                 bundle->path, found->name);
         auditor->audit->tensors++;
         struct quant_decision decision;
-        quant_decide(bundle->scheme, &bundle->config, bundle->keep, bundle->n_keep, found, found == &bundle->model.head, &decision);
+        quant_decide(bundle->scheme, &bundle->config, bundle->keep, bundle->n_keep, found,
+                     found == &bundle->model.head, &decision);
         if (stored_coded(found))
             count_quantized(auditor, found, source, decision.rule.format);
         if (!wanted)

@@ -4,7 +4,8 @@
 //   plan{}}, assay{} tokenizer/          tokenizer.json and tokenizer_config.json, when the checkpoint has them
 //   config.json         byte copy of the checkpoint's
 //   precision.json      the precision plan
-//   weights.safetensors tensors at multiples of 256 bytes; NAME.q8 / NAME.q4 with NAME.scale, or NAME
+//   weights.safetensors tensors at multiples of 256 bytes; NAME.q8 / NAME.q4 with NAME.scale, NAME.scale and
+//   NAME.bias, or NAME.lut; or NAME
 #ifndef ASSAY_BUNDLE_H
 #define ASSAY_BUNDLE_H
 
@@ -39,8 +40,8 @@ struct bundle {
 };
 
 // Refused: not a bundle, another metadata_version or kind, unknown scheme, config.json whose hash is not the
-// metadata's, a scheme that the family does not have, a tensor whose stored form is not what the scheme's name says for
-// it (format, block), precision.json missing or unreadable.
+// metadata's, a scheme that the family does not have, a tensor whose stored form is not what the scheme's name says
+// for it (format, block), precision.json missing or unreadable, a declared plan row that the family does not have.
 int bundle_open(struct bundle **bundle, const char *directory, struct error *error);
 void bundle_close(struct bundle **bundle);
 

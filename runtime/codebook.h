@@ -4,8 +4,8 @@
 //   s        the values of the 32 rows in ascending order, -0 before +0
 //   start    c[j] = s[floor(j (n - 1) / (L - 1))]: quantiles, both ends included
 //   10 times  borders m[j] = (c[j] + c[j+1]) / 2; value v belongs to the entry whose index is the number of borders
-//            below v (searchsorted: a tie goes to the lower one); c[j] = mean of its values, their sum taken ascending
-//            from +0, then divided; an entry without values stays
+//            below v (searchsorted: a tie goes to the lower one); c[j] = mean of its values, their sum taken
+//            ascending from +0, then divided; an entry without values stays
 //   end      entries RN16(RN32(c)); a code is the number of borders of these halves below v
 //
 // Means and borders in double; the borders of halves are exact.

@@ -108,8 +108,8 @@ static bool one_factor(const struct difference *difference)
     return !difference->zero && spread <= 0x1p-9 * fabs(difference->ratio_low);
 }
 
-// A norm of 1 + w stored as one of w, or the other way round: both sides were rounded to half, so up to twice 2^-9 off
-// for norms below 4.
+// A norm of 1 + w stored as one of w, or the other way round: both sides were rounded to half, so up to twice 2^-9
+// off for norms below 4.
 static bool one_apart(const struct difference *difference, double one)
 {
     return difference->wrong > 1 && difference->offset_low >= one - 0x1p-8 && difference->offset_high <= one + 0x1p-8;
@@ -142,8 +142,8 @@ static const char *pattern_text(const struct difference *difference, char text[2
                  difference->offset_low > 0 ? "more" : "less");
     else
         snprintf(text, size, "the first, %s %u %s %u, is %.6g where %.6g is computed; the largest distance is %.3g",
-                 difference->line, difference->first_row, difference->column, difference->first_column, (double)difference->first_found,
-                 (double)difference->first_expected, difference->largest);
+                 difference->line, difference->first_row, difference->column, difference->first_column,
+                 (double)difference->first_found, (double)difference->first_expected, difference->largest);
     return text;
 }
 

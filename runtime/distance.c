@@ -11,7 +11,8 @@ void distance_start(struct distance *distance)
     *distance = (struct distance){0};
 }
 
-static void see_far(struct distance *distance, uint32_t row, uint32_t column, double stored, double exact, double step)
+static void see_far(struct distance *distance, uint32_t row, uint32_t column, double stored, double exact,
+                    double step)
 {
     if (distance->far++)
         return;

@@ -24,15 +24,15 @@ void distance_start(struct distance *distance);
 // of the computed one, unless its block is zero. Without it a step so coarse that everything lies within half of it,
 // or so fine that everything is clamped, would pass.
 //
-// SEARCH, AFFINE: another order of the sum may prefer another of the clips, so a scale lies within 2^-9 of the search's
-// range, [0.7, 1] x absmax / 127 or [0.5, 1] x (high - low) / 15, and a bias where that scale puts it. Elements have
-// what the rounding of scale and bias moves in addition, for codes are made against the unrounded ones.
+// SEARCH, AFFINE: another order of the sum may prefer another of the clips, so a scale lies within 2^-9 of the
+// search's range, [0.7, 1] x absmax / 127 or [0.5, 1] x (high - low) / 15, and a bias where that scale puts it.
+// Elements have what the rounding of scale and bias moves in addition, for codes are made against the unrounded ones.
 void distance_row(struct distance *distance, enum quant_format format, uint32_t row, const struct weight *found,
                   const uint16_t *computed, const int16_t *codes, const float *w);
 
-// Codebook formats, for the 32 rows of a codebook: w, expected [32, cols], expected being the scheme's w'. An element is
-// as near as the nearest entry, up to the rounding of both. A codebook: the squared error of its rows is at most 4 times
-// the scheme's. Without it an empty codebook would pass.
+// Codebook formats, for the 32 rows of a codebook: w, expected [32, cols], expected being the scheme's w'. An element
+// is as near as the nearest entry, up to the rounding of both. A codebook: the squared error of its rows is at most 4
+// times the scheme's. Without it an empty codebook would pass.
 void distance_book(struct distance *distance, uint32_t first_row, const struct weight *found, const float *expected,
                    const float *w);
 

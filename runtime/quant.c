@@ -22,8 +22,14 @@ static const struct {
     [QUANT_INT4_BOOK] = {WEIGHT_K4, "int4 codebook, 32 rows", 0, 15},
 };
 
-#define ALONE {QUANT_NONE, false}
-#define CLIP {QUANT_INT8_CLIP, false}
+#define ALONE                                                                                                        \
+    {                                                                                                                \
+        QUANT_NONE, false                                                                                            \
+    }
+#define CLIP                                                                                                         \
+    {                                                                                                                \
+        QUANT_INT8_CLIP, false                                                                                       \
+    }
 
 const struct scheme schemes[] = {
     {"fp16", ALONE, ALONE, ALONE, false},
@@ -118,8 +124,10 @@ int scheme_check(const struct scheme *scheme, enum family family, struct error *
     char fitting[NAMES_TEXT];
     if (scheme_fits(scheme, family))
         return 0;
-    return error_set(error, ERROR_USAGE, "scheme %s is a format of experts, and a model of family %s has none: "
-                     "choose one of %s", scheme->name, family_name(family), names_text(&family, fitting));
+    return error_set(error, ERROR_USAGE,
+                     "scheme %s is a format of experts, and a model of family %s has none: "
+                     "choose one of %s",
+                     scheme->name, family_name(family), names_text(&family, fitting));
 }
 
 int quant_keep_check(const char *keep, struct error *error)

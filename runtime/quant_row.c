@@ -6,8 +6,8 @@
 #include "harness/base/half.h"
 #include "runtime/quant.h"
 
-static const float scale_floor = 0x1p-23f;  // torchao's eps; two steps of a subnormal half (zoo.md 2.1)
-static const float search_floor = 1e-8f;    // zoo.md 2.6
+static const float scale_floor = 0x1p-23f; // torchao's eps; two steps of a subnormal half (zoo.md 2.1)
+static const float search_floor = 1e-8f;   // zoo.md 2.6
 
 static int check_finite(const float *w, uint32_t n, struct error *error)
 {
@@ -86,8 +86,8 @@ int quant_row(enum quant_format format, const float *w, uint32_t n, uint32_t blo
     for (uint32_t first = 0; first < n; first += block) {
         const bool search = format == QUANT_INT8_SEARCH;
         const float absmax = absolute_maximum(w + first, block);
-        const float exact = search ? search_scale(w + first, block, absmax)
-                                   : fmaxf(absmax / row_divisor(format), scale_floor);
+        const float exact =
+            search ? search_scale(w + first, block, absmax) : fmaxf(absmax / row_divisor(format), scale_floor);
         const float stored = half_round(exact), scale = search ? exact : stored;
         if (!isfinite(stored))
             return too_large(first, absmax, "scale", error);

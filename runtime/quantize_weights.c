@@ -128,8 +128,8 @@ static void add_item(void *context, const struct weight *weight)
     item->weight = weight;
     // a head that serves as embedding is stored as what it is used for
     item->name = weight == &request->model->embedding ? request->model->embedding_name : weight->name;
-    quant_decide(request->scheme, &request->model->config, request->keep, request->n_keep, weight, weight == &request->model->head,
-                 &item->decision);
+    quant_decide(request->scheme, &request->model->config, request->keep, request->n_keep, weight,
+                 weight == &request->model->head, &item->decision);
     plan_parts(item);
 }
 
@@ -215,13 +215,14 @@ static int encode_row(struct job *job, const struct item *item, struct quant_sta
 {
     const uint32_t cols = item->weight->cols;
     const struct quant_rule rule = item->decision.rule;
-    const int code = rule.format == QUANT_INT4_AFFINE
-                         ? quant_row_affine(job->rows, cols, job->codes, halves_of(job, 1), halves_of(job, 2),
-                                            statistics, error)
-                         : quant_row(rule.format, job->rows, cols, quant_block(rule, cols), job->codes,
-                                     halves_of(job, 1), statistics, error);
+    const int code =
+        rule.format == QUANT_INT4_AFFINE
+            ? quant_row_affine(job->rows, cols, job->codes, halves_of(job, 1), halves_of(job, 2), statistics, error)
+            : quant_row(rule.format, job->rows, cols, quant_block(rule, cols), job->codes, halves_of(job, 1),
+                        statistics, error);
     if (!code)
-        quant_pack(quant_weight_format(rule.format), job->codes, cols, job->streams[0].chunk + job->streams[0].gathered);
+        quant_pack(quant_weight_format(rule.format), job->codes, cols,
+                   job->streams[0].chunk + job->streams[0].gathered);
     return code;
 }
 
@@ -257,8 +258,10 @@ static int check_group(const struct job *job, const struct item *item, uint32_t 
             const float w = job->rows[i * cols + k];
             if (isfinite(half_round(w))) // so are the entries, which lie between the values
                 continue;
-            return error_set(error, ERROR_INPUT, "%s: row %u, column %u is %g: only finite values up to 65504, the "
-                             "largest half, can stand in a codebook", item->name, first + i, k, (double)w);
+            return error_set(error, ERROR_INPUT,
+                             "%s: row %u, column %u is %g: only finite values up to 65504, the "
+                             "largest half, can stand in a codebook",
+                             item->name, first + i, k, (double)w);
         }
     return 0;
 }

@@ -24,7 +24,11 @@ size_t stored_sides(const struct weight *weight, struct side sides[STORED_SIDES]
 {
     size_t n = 0;
     if (weight->lut)
-        sides[n++] = (struct side){"codebook entries", "entry", "codebook", weight->lut, weight->rows / WEIGHT_BOOK_ROWS,
+        sides[n++] = (struct side){"codebook entries",
+                                   "entry",
+                                   "codebook",
+                                   weight->lut,
+                                   weight->rows / WEIGHT_BOOK_ROWS,
                                    weight->format == WEIGHT_K8 ? 256 : 16};
     if (weight->scale)
         sides[n++] = (struct side){"scales", "block", "row", weight->scale, weight->rows, scales_per_row(weight)};
@@ -117,7 +121,7 @@ bool stored_moved_experts(const struct config *config, const struct weight *foun
         snprintf(text, 128, "gate and up are exchanged in %u of %u experts, expert %u the first", moved / 2,
                  config->experts, to);
     else
-        snprintf(text, 128, "expert %u holds the values of expert %u; %u of %u matrices are another one's", to, from, moved,
-                 n);
+        snprintf(text, 128, "expert %u holds the values of expert %u; %u of %u matrices are another one's", to, from,
+                 moved, n);
     return true;
 }

@@ -17,13 +17,13 @@ struct side {
 enum { STORED_SIDES = 2 };
 size_t stored_sides(const struct weight *weight, struct side sides[STORED_SIDES]); // how many; 0 without codes
 
-bool stored_coded(const struct weight *weight);                         // codes, not elements
-bool stored_alike(const struct weight *a, const struct weight *b);      // of one format, shape and block
-bool stored_equal(const struct weight *a, const struct weight *b);      // alike, and of the same bytes
+bool stored_coded(const struct weight *weight);                              // codes, not elements
+bool stored_alike(const struct weight *a, const struct weight *b);           // of one format, shape and block
+bool stored_equal(const struct weight *a, const struct weight *b);           // alike, and of the same bytes
 bool stored_moved_down(const struct side *found, const struct side *wanted); // rows that differ are the one before
 
-// Are all the matrices that differ other ones of the same tensor: experts exchanged, or gate with up, where the experts
-// lie in one tensor? Then `text` says which.
+// Are all the matrices that differ other ones of the same tensor: experts exchanged, or gate with up, where the
+// experts lie in one tensor? Then `text` says which.
 bool stored_moved_experts(const struct config *config, const struct weight *found, const struct weight *wanted,
                           char text[128]);
 

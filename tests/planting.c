@@ -227,8 +227,7 @@ static int expert_of_another(struct copy *copy, struct error *error)
     const size_t n_sides = stored_sides(down, to);
     stored_sides(other, from);
     for (size_t i = 0; i < n_sides; i++)
-        memcpy(writable_side(copy, &to[i]), from[i].halves,
-               (size_t)to[i].rows * to[i].cols * sizeof *to[i].halves);
+        memcpy(writable_side(copy, &to[i]), from[i].halves, (size_t)to[i].rows * to[i].cols * sizeof *to[i].halves);
     return 0;
 }
 

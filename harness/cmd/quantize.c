@@ -15,7 +15,8 @@ static bool is_quantized(const struct coverage_row *row)
     return row->statistics.codes > 0;
 }
 
-// Rows that the text shows as one: experts stored one by one, the same matrix of a layer, stored alike for one reason.
+// Rows that the text shows as one: experts stored one by one, the same matrix of a layer, stored alike for one
+// reason.
 struct line {
     size_t first, n;
     int before; // characters of the name before the expert's number
@@ -51,7 +52,8 @@ static void add_to_line(struct line *line, const struct coverage_row *row)
     line->statistics.subnormal_scales += row->statistics.subnormal_scales;
 }
 
-// Lines in the order of their first rows; the rows of a layer's experts stand together. `lines` has room for all rows.
+// Lines in the order of their first rows; the rows of a layer's experts stand together. `lines` has room for all
+// rows.
 static size_t gather_lines(const struct coverage *coverage, struct line *lines)
 {
     size_t n = 0, layer = 0; // first line of this layer's experts
@@ -198,7 +200,8 @@ static int run_quantize(const struct options *options, struct error *error)
 
 static const struct option quantize_options[] = {
     {"scheme", "NAME",
-     "fp16, int8lin, int8hu_block32_sym, int8hu_block32, int8hu_perchan_sym or int4lin; of experts sym8, int8km, int4km "
+     "fp16, int8lin, int8hu_block32_sym, int8hu_block32, int8hu_perchan_sym or int4lin; of experts sym8, int8km, "
+     "int4km "
      "or int4aff"},
     {"keep", "PATTERN=fp16",
      "leave matching tensors in half precision, e.g. '*.layers.0.feed_forward.*=fp16'; may repeat"},
@@ -212,7 +215,8 @@ const struct command command_quantize = {
     "a bundle from a checkpoint, and what became of every tensor",
     "Makes a bundle with codes and scales as the scheme says, and prints for every tensor how it is stored, its "
     "bytes, its\n"
-    "relative error, how many codes were clamped, how many scales are subnormal, or why it was left alone. Experts that a\n"
+    "relative error, how many codes were clamped, how many scales are subnormal, or why it was left alone. Experts "
+    "that a\n"
     "checkpoint stores one by one share a line by layer and matrix, with the largest error; --json lists each.",
     "assay quantize fixtures/models/lfm2-mini --scheme int8hu_block32_sym --out out/mini.int8",
     quantize_options,

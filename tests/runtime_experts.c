@@ -1,4 +1,4 @@
-// The runtime's experts: equal, bit for bit, to the slow double version of the same rounding points (slow_experts.h),
+// The runtime's experts: equal, bit for bit, to the slow double version of the same rounding points (slow_sparse.h),
 // for every format, shape and choice, on every instruction set and number of threads; misreadings are seen.
 #include <stdio.h>
 

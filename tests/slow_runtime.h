@@ -11,7 +11,7 @@
 
 #include "harness/model/model.h"
 #include "runtime/plan.h"
-#include "tests/slow_experts.h"
+#include "tests/slow_sparse.h"
 
 // --- operators
 

@@ -1,7 +1,7 @@
-// slow_experts: the sparse feed-forward under the rounding points of arithmetic.md 3 (router, sum of experts), once
+// slow_sparse: the sparse feed-forward under the rounding points of arithmetic.md 3 (router, sum of experts), once
 // more, slow and obvious. Written from the page, not from runtime/.
-#ifndef ASSAY_TESTS_SLOW_EXPERTS_H
-#define ASSAY_TESTS_SLOW_EXPERTS_H
+#ifndef ASSAY_TESTS_SLOW_SPARSE_H
+#define ASSAY_TESTS_SLOW_SPARSE_H
 
 #include "tests/slow_linear.h"
 

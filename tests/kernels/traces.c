@@ -32,7 +32,11 @@ static const struct committed {
     {"odd-mixed-sharded.reference", 40, {0x40fe843ecd11b7aa, 0xe0ceb03583ef5f66, 0x4d46a50e27c9b1cd}},
     {"odd-mixed-sharded.int8", 40, {0x83718b5e34036eb9, 0xab3bb43abecbd632, 0x7fe1f6259e014df7}},
     {"qwen35-mini.reference", 16, {0x3afe1467c9b23386, 0xe32e71a52c3e5480, 0x824465572141af3d}},
+    {"qwen35-mini.int8", 16, {0x7fec867da17f5870, 0x49a7956dac32b271, 0xf6e8fafde4f033df}},
     {"odd-qwen35-group3-taps3-bias.reference", 40, {0x37c3729c92542c75, 0x3bebce5e8a0f4651, 0xc5a01a7e66e919d4}},
+    {"odd-qwen35-group3-taps3-bias.int8", 40, {0x5c933c77a0b75749, 0x09d7d5af2a3d715a, 0x7c9b458b090c24ef}},
+    {"lfm2moe-mini.int8", 16, {0, 0, 0}},
+    {"qwen35moe-mini.int8", 16, {0, 0, 0}},
 };
 
 // --- the model

@@ -35,8 +35,8 @@ static const struct committed {
     {"qwen35-mini.int8", 16, {0x7fec867da17f5870, 0x49a7956dac32b271, 0xf6e8fafde4f033df}},
     {"odd-qwen35-group3-taps3-bias.reference", 40, {0x37c3729c92542c75, 0x3bebce5e8a0f4651, 0xc5a01a7e66e919d4}},
     {"odd-qwen35-group3-taps3-bias.int8", 40, {0x5c933c77a0b75749, 0x09d7d5af2a3d715a, 0x7c9b458b090c24ef}},
-    {"lfm2moe-mini.int8", 16, {0, 0, 0}},
-    {"qwen35moe-mini.int8", 16, {0, 0, 0}},
+    {"lfm2moe-mini.int8", 16, {0xef17f3cc04a74556, 0x39afa6cc4ec6b47e, 0x1851ceca1aae84d7}},
+    {"qwen35moe-mini.int8", 16, {0x3d19f7bb89dcea12, 0x6eea33b34d7b5a4b, 0x0704a0c0cfa189fd}},
 };
 
 // --- the model

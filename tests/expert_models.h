@@ -1,5 +1,5 @@
-// expert_models: sparse layers as a bundle would hold them: the minis with their experts in any format, and a layer of
-// random weights of any shape.
+// expert_models: sparse layers as a bundle would hold them: the minis with their experts in any format, and a layer
+// of random weights of any shape.
 #ifndef ASSAY_TESTS_EXPERT_MODELS_H
 #define ASSAY_TESTS_EXPERT_MODELS_H
 

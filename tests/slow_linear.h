@@ -1,5 +1,5 @@
-// slow_linear: LIN (arithmetic.md 3), slow and obvious, for every weight format (arithmetic.md 4), in the arithmetic of
-// slow_arithmetic.h.
+// slow_linear: LIN (arithmetic.md 3), slow and obvious, for every weight format (arithmetic.md 4), in the arithmetic
+// of slow_arithmetic.h.
 #ifndef ASSAY_TESTS_SLOW_LINEAR_H
 #define ASSAY_TESTS_SLOW_LINEAR_H
 
@@ -9,8 +9,9 @@
 static inline double slow_half(uint16_t bits)
 {
     const int exponent = bits >> 10 & 31, fraction = bits & 1023;
-    const double value = exponent == 31 ? (fraction ? NAN : INFINITY)
-                                        : ldexp(exponent ? 1024 + fraction : fraction, (exponent ? exponent : 1) - 25);
+    double value = ldexp(exponent ? 1024 + fraction : fraction, (exponent ? exponent : 1) - 25);
+    if (exponent == 31)
+        value = fraction ? NAN : INFINITY;
     return bits >> 15 ? -value : value;
 }
 

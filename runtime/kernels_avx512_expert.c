@@ -1,5 +1,5 @@
-// kernels_avx512_expert: LIN of the experts' formats with the bits of kernels.c, on inputs as kernels_avx512.c arranges
-// them: the 16 lanes of a group of 128 inputs in one register, element j of every lane side by side.
+// kernels_avx512_expert: LIN of the experts' formats with the bits of kernels.c, on inputs as kernels_avx512.c
+// arranges them: the 16 lanes of a group of 128 inputs in one register, element j of every lane side by side.
 //
 // Their weights are made as they are read, and have no scale.
 #include <assert.h>

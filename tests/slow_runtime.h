@@ -11,49 +11,9 @@
 
 #include "harness/model/model.h"
 #include "runtime/plan.h"
-#include "tests/slow_arithmetic.h"
+#include "tests/slow_sparse.h"
 
 // --- operators
-
-static inline double lin(const struct plan *plan, const struct weight *w, uint32_t row, const double *x)
-{
-    const enum precision sum = plan->rows[PLAN_LINEAR_SUM];
-    const bool quantized = w->format == WEIGHT_Q8 || w->format == WEIGHT_Q4;
-    double lane[32];
-    for (uint32_t l = 0; l < 32; l++) {
-        lane[l] = 0;
-        for (uint32_t first = 8 * l; first < w->cols; first += 256) {
-            double scale = 1, s = 0;
-            if (quantized) {
-                const uint16_t bits = w->scale[(size_t)row * (w->cols / w->block) + first / w->block];
-                scale = ldexp((bits & 0x7C00) ? 1024 + (bits & 1023) : (bits & 1023),
-                              ((bits >> 10 & 31) ? (bits >> 10 & 31) : 1) - 25);
-            }
-            for (uint32_t k = first; k < first + 8 && k < w->cols; k++) {
-                double weight = (double)weight_at(w, row, k); // code x scale, exact
-                if (quantized)
-                    weight = plan->rows[PLAN_DEQUANT] == PRECISION_F16 ? hf(weight) : weight / scale;
-                s = to(k == first ? fl(x[k] * weight) : fma_fl(x[k], weight, s), sum);
-            }
-            if (quantized && plan->rows[PLAN_DEQUANT] == PRECISION_F16)
-                scale = 1;
-            lane[l] = to(fma_fl(scale, s, lane[l]), sum);
-        }
-    }
-    return tree32(lane, sum);
-}
-
-// y = h(LIN(x) + b)
-static inline void slow_linear(const struct plan *plan, const struct weight *w, const struct weight *bias,
-                               const double *x, enum precision precision, double *y)
-{
-    for (uint32_t r = 0; r < w->rows; r++) {
-        double v = lin(plan, w, r, x);
-        if (bias && bias->format != WEIGHT_NONE)
-            v = fl(v + hf((double)weight_at(bias, 0, r)));
-        y[r] = to(v, precision);
-    }
-}
 
 static inline void slow_norm(const struct weight *w, const double *x, uint32_t n, double eps, double *y)
 {
@@ -211,14 +171,18 @@ static inline const double *slow_step(struct slow *slow, uint32_t token)
         for (uint32_t k = 0; k < d; k++)
             h[k] = slow->slip == SLIP_RESIDUAL ? fl(h[k] + m[k]) : hf(fl(h[k] + m[k]));
         slow_norm(&w->ffn_norm, h, d, (double)config->norm_eps, u);
-        slow_linear(&slow->plan, &w->w1, NULL, u, PRECISION_F16, gate);
-        slow_linear(&slow->plan, &w->w3, NULL, u, PRECISION_F16, up);
-        for (uint32_t k = 0; k < config->feed_forward; k++) {
-            const double sigmoid = fl(1 / fl(1 + exp_fl(-gate[k])));
-            const double silu = fl(gate[k] * sigmoid);
-            gate[k] = hf(fl((slow->slip == SLIP_SILU ? silu : hf(silu)) * up[k]));
+        if (w->sparse) {
+            slow_experts(&slow->plan, model, i, u, EXPERTS_RIGHT, m);
+        } else {
+            slow_linear(&slow->plan, &w->w1, NULL, u, PRECISION_F16, gate);
+            slow_linear(&slow->plan, &w->w3, NULL, u, PRECISION_F16, up);
+            for (uint32_t k = 0; k < config->feed_forward; k++) {
+                const double sigmoid = fl(1 / fl(1 + exp_fl(-gate[k])));
+                const double silu = fl(gate[k] * sigmoid);
+                gate[k] = hf(fl((slow->slip == SLIP_SILU ? silu : hf(silu)) * up[k]));
+            }
+            slow_linear(&slow->plan, &w->w2, NULL, gate, PRECISION_F16, m);
         }
-        slow_linear(&slow->plan, &w->w2, NULL, gate, PRECISION_F16, m);
         for (uint32_t k = 0; k < d; k++)
             h[k] = hf(fl(h[k] + m[k]));
     }

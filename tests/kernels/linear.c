@@ -139,7 +139,8 @@ static void compare_reference(struct check *check, const struct candidate *candi
     linear_input_set(&input, matrix->x, k);
     check_definition(matrix->weight.format)(&matrix->weight, &input, matrix->row, matrix->row + ROWS, expected);
     candidate->rows(&matrix->weight, &input, matrix->row + FIRST, matrix->row + END, y);
-    check_compare(check, expected, y, matrix->row + FIRST, matrix->row + END, false, "K = %u, block %u, %s: row", k, matrix->weight.block, what);
+    check_compare(check, expected, y, matrix->row + FIRST, matrix->row + END, false, "K = %u, block %u, %s: row", k,
+                  matrix->weight.block, what);
 }
 
 // The half, scale or entry of a codebook, of which the code of row 2 at `at` makes a weight; NULL: it is none.

@@ -104,7 +104,7 @@ static void write_bundle(const struct checkpoint *checkpoint, const struct model
     struct quantize_request request = {.checkpoint = checkpoint, .model = model, .quiet = true};
     must(directory_scratch(&arena, &scratch, &error), &error);
     request.out = file_join(&arena, scratch, "bundle");
-    int code = scheme_find("int8hu_block32_sym", &request.scheme, &error);
+    int code = scheme_find(model->config.experts ? "sym8" : "int8hu_block32_sym", &request.scheme, &error);
     if (!code)
         code = quantize_bundle(&request, NULL, &error);
     if (!code)

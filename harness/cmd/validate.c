@@ -84,7 +84,7 @@ static int validate(struct validate_run *run, const struct options *options, str
     if (!code && !suite)
         code = subject_data(&run->arena, "suites/standard.json", "--suite FILE", &suite, error);
     if (!code)
-        code = policy_open(&run->policy, policy, run->subject->config.model_type, NULL, error);
+        code = policy_open(&run->policy, policy, family_name(run->subject->config.family), NULL, error);
     if (!code)
         code = suite_open(&run->suite, suite, &run->subject->config, run->subject->tokenizer, error);
     if (!code)

@@ -19,7 +19,7 @@
 
 static const struct option gate_options[] = {
     {"bundle", "DIR", "the int8 bundle to judge"},
-    {"suite", "FILE", "prompts and checks, JSON or CSV (default: suites/standard.json)"},
+    {"suite", "FILE", "prompts and checks, JSON or CSV (default: the standard suite of the family)"},
     {"policy", "FILE", "the limits (default: policies/release.json)"},
     {"engine", "NAME", "int8 (default), fp16, expected, dequant, or trace:DIR with one CASE.safetensors a case"},
     {"checks", "LIST", "only these of the suite's checks, separated by commas"},
@@ -139,7 +139,7 @@ static int open_inputs(struct gate_run *run, struct error *error)
     if (!code)
         code = policy_open(&run->policy, policy, family_name(run->subject->config.family), NULL, error);
     if (!code && !suite)
-        code = subject_data(&run->arena, "suites/standard.json", "--suite FILE", &suite, error);
+        code = subject_suite(&run->arena, &run->subject->config, &suite, error);
     if (!code)
         code = suite_open(&run->suite, suite, &run->subject->config, run->subject->tokenizer, error);
     if (!code)

@@ -4,7 +4,8 @@
 //
 // lfm2.h and qwen35.h are the forward passes, experts.h the sparse feed-forward, decoder_memory.c opens, saves and
 // loads. Weights stay in the mapped files; only vectors (norms, biases, the convolutions' taps)
-// are widened once. All memory is taken at open; a pass allocates nothing. Letters as in harness/model/config.h. The
+// are widened once. Memory is taken at open, for passes of one token,
+// and by decoder_make_room for wider ones; a pass allocates nothing. Letters as in harness/model/config.h. The
 // caller has entered the environment of harness/base/floating.h.
 #ifndef ASSAY_REFERENCE_DECODER_H
 #define ASSAY_REFERENCE_DECODER_H
@@ -13,6 +14,7 @@
 #include "harness/model/model.h"
 #include "harness/run/engine.h"
 #include "harness/run/state.h"
+#include "reference/delta.h"
 #include "reference/linear.h"
 
 enum { DECODER_WIDTH = 64 }; // tokens of a pass at most
@@ -41,33 +43,52 @@ struct decoder {
     struct arena arena;
     const struct model *model; // borrowed
     struct linear linear;
+    const struct delta_kernel *delta;
     uint32_t capacity;            // positions
-    uint32_t width;               // tokens of a pass at most, W: the smaller of capacity and DECODER_WIDTH
+    uint32_t width;               // tokens of a pass for which there is room, W
     float scale;                  // fl32(dh^-1/2)
+    float delta_scale;            // fl32(dk^-1/2)
     struct decoder_layer *layers; // [L]
     const float *final_norm;      // [d]
     const float *frequencies;     // [R/2]
     // of the pass at hand
+    struct arena activations;
     uint32_t n, position;      // tokens, positions before them
     float *cosine, *sine;      // [W, R/2]
     float *h, *u, *m;          // [W, d]: residual stream, its norm, what a mixer or feed-forward adds
-    float *q, *attn;           // [W, Hq dh]
-    float *k, *v;              // [W, Hkv dh]
+    float *q, *k, *v;          // [W, Hq dh], [W, Hkv dh], [W, Hkv dh]; delta net: [W, Hk dk], [W, Hk dk], [W, Hv dv]
+    float *attn;               // [W, Hq dh]
     float *scores;             // [Hq, capacity]
-    double *sums;              // [Hq, dh]
+    double *sums;              // [Hq, dh]; delta net: [Hv, dv]
     float *gate, *up;          // [W, F]
     float *logits;             // [W, V]
     // short convolution (LFM2)
     float *bcx;                // [W, 3 d]: B | C | x
     float *bx, *c;             // [W, d]: B*x, its convolution
+    // attention with an output gate, delta net (Qwen3.5)
+    float *query_gate;         // [W, Hq, 2, dh]: of each head the query, then its gate
+    float *mixed, *convolved;  // [W, C]: q | k | v, their convolution after silu
+    float *a, *b, *g, *beta;   // [W, Hv]
+    float *z, *core;           // [W, Hv dv]: the output's gate, what the state gave
+    // experts
+    float *router, *selection; // [W, E]: logits, selection scores
+    uint32_t *chosen;          // [W, k] experts, in the order of the slots
+    float *ids, *weights;      // [W, k]: the same as floats, what each is multiplied with
+    float *gathered;           // [W, d]: the u of the tokens of one expert; what the shared expert adds
+    float *routed;             // [W, k, d]: of each slot its expert's output
+    float *shared_gate;        // [W]
     struct linear_input input; // of the linear layer at hand
     struct linear_batch batch; // the same of many tokens
 };
 
-// At most MATH_ANGLE_MAX positions (math.h). On failure *decoder is NULL and nothing is held.
-int decoder_open(struct decoder **decoder, const struct model *model, const struct linear *linear, uint32_t capacity,
-                 struct error *error);
+// At most MATH_ANGLE_MAX positions (math.h). isa: the one that `linear` was opened for. On failure *decoder is NULL
+// and nothing is held.
+int decoder_open(struct decoder **decoder, const struct model *model, const struct linear *linear, enum isa isa,
+                 uint32_t capacity, struct error *error);
 void decoder_close(struct decoder **decoder);
+
+// Room for passes of `width` tokens; <= DECODER_WIDTH. On failure, ERROR_RUNTIME, the room is what it was.
+int decoder_make_room(struct decoder *decoder, uint32_t width, struct error *error);
 
 // The zero state.
 void decoder_reset(struct decoder *decoder);

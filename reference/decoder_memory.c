@@ -9,9 +9,18 @@
 
 // --- opening
 
-static float *floats(struct decoder *s, size_t n, bool *ok)
+// As long as the decoder lives.
+static float *kept(struct decoder *s, size_t n, bool *ok)
 {
     float *memory = arena_alloc(&s->arena, n, sizeof *memory);
+    *ok = *ok && memory;
+    return memory;
+}
+
+// Until wider passes are asked for.
+static float *floats(struct decoder *s, size_t n, bool *ok)
+{
+    float *memory = arena_alloc(&s->activations, n, sizeof *memory);
     *ok = *ok && memory;
     return memory;
 }
@@ -21,7 +30,7 @@ static const float *widened(struct decoder *s, const struct weight *weight, bool
 {
     if (weight->format == WEIGHT_NONE)
         return NULL;
-    float *memory = floats(s, (size_t)weight->rows * weight->cols, ok);
+    float *memory = kept(s, (size_t)weight->rows * weight->cols, ok);
     for (uint32_t row = 0; memory && row < weight->rows; row++)
         weight_row(weight, row, memory + (size_t)row * weight->cols);
     return memory;
@@ -48,11 +57,11 @@ static void open_layer(struct decoder *s, uint32_t i, bool *ok)
         layer->k_bias = widened(s, &w->k_bias, ok);
         layer->v_bias = widened(s, &w->v_bias, ok);
         layer->attn_out_bias = widened(s, &w->attn_out_bias, ok);
-        layer->keys = floats(s, elements, ok);
-        layer->values = floats(s, elements, ok);
+        layer->keys = kept(s, elements, ok);
+        layer->values = kept(s, elements, ok);
         return;
     }
-    layer->columns = floats(s, (size_t)config_conv_channels(config, i) * (config->conv_taps - 1), ok);
+    layer->columns = kept(s, (size_t)config_conv_channels(config, i) * (config->conv_taps - 1), ok);
     if (w->mixer == MIXER_CONV) {
         layer->conv = widened(s, &w->conv, ok);
         layer->conv_bias = widened(s, &w->conv_bias, ok);
@@ -64,12 +73,43 @@ static void open_layer(struct decoder *s, uint32_t i, bool *ok)
     layer->a_log = widened(s, &w->a_log, ok);
     layer->dt_bias = widened(s, &w->dt_bias, ok);
     layer->delta_norm = widened(s, &w->delta_norm, ok);
-    layer->delta = floats(s, delta_elements(config), ok);
+    layer->delta = kept(s, delta_elements(config), ok);
 }
 
 static size_t larger(size_t a, size_t b)
 {
     return a > b ? a : b;
+}
+
+static void open_experts(struct decoder *s, bool *ok)
+{
+    const struct config *config = &s->model->config;
+    const size_t width = s->width, slots = width * config->experts_per_token;
+    s->router = floats(s, width * config->experts, ok);
+    s->selection = floats(s, width * config->experts, ok);
+    s->chosen = arena_alloc(&s->activations, slots, sizeof *s->chosen);
+    *ok = *ok && s->chosen;
+    s->ids = floats(s, slots, ok);
+    s->weights = floats(s, slots, ok);
+    s->gathered = floats(s, width * config->hidden, ok);
+    s->routed = floats(s, slots * config->hidden, ok);
+    s->shared_gate = floats(s, width, ok);
+}
+
+// Rows of the delta net and of the attention that alternates with it.
+static void open_delta(struct decoder *s, bool *ok)
+{
+    const struct config *config = &s->model->config;
+    const size_t width = s->width, n_v = config->delta_value_heads, values = n_v * config->delta_value_width;
+    s->query_gate = floats(s, width * 2 * config->query_heads * config->head_width, ok);
+    s->mixed = floats(s, width * config_delta_channels(config), ok);
+    s->convolved = floats(s, width * config_delta_channels(config), ok);
+    s->a = floats(s, width * n_v, ok);
+    s->b = floats(s, width * n_v, ok);
+    s->g = floats(s, width * n_v, ok);
+    s->beta = floats(s, width * n_v, ok);
+    s->z = floats(s, width * values, ok);
+    s->core = floats(s, width * values, ok);
 }
 
 static void open_activations(struct decoder *s, bool *ok)
@@ -79,17 +119,19 @@ static void open_activations(struct decoder *s, bool *ok)
     const size_t f = larger(config->feed_forward, larger(config->expert_width, config->shared_width));
     const size_t n_q = (size_t)config->query_heads * config->head_width;
     const size_t n_k = (size_t)config->key_heads * config->head_width;
+    const size_t keys = (size_t)config->delta_key_heads * config->delta_key_width;
+    const size_t values = (size_t)config->delta_value_heads * config->delta_value_width;
     s->cosine = floats(s, width * (config->rotary_width / 2), ok);
     s->sine = floats(s, width * (config->rotary_width / 2), ok);
     s->h = floats(s, width * d, ok);
     s->u = floats(s, width * d, ok);
     s->m = floats(s, width * d, ok);
-    s->q = floats(s, width * n_q, ok);
+    s->q = floats(s, width * larger(n_q, keys), ok);
+    s->k = floats(s, width * larger(n_k, keys), ok);
+    s->v = floats(s, width * larger(n_k, values), ok);
     s->attn = floats(s, width * n_q, ok);
-    s->k = floats(s, width * n_k, ok);
-    s->v = floats(s, width * n_k, ok);
     s->scores = floats(s, (size_t)config->query_heads * s->capacity, ok);
-    s->sums = arena_alloc(&s->arena, n_q, sizeof *s->sums);
+    s->sums = arena_alloc(&s->activations, larger(n_q, values), sizeof *s->sums);
     *ok = *ok && s->sums;
     s->gate = floats(s, width * f, ok);
     s->up = floats(s, width * f, ok);
@@ -98,15 +140,37 @@ static void open_activations(struct decoder *s, bool *ok)
         s->bcx = floats(s, width * 3 * d, ok);
         s->bx = floats(s, width * d, ok);
         s->c = floats(s, width * d, ok);
+    } else {
+        open_delta(s, ok);
     }
-    const size_t values = (size_t)config->delta_value_heads * config->delta_value_width;
+    if (config->experts)
+        open_experts(s, ok);
     const uint32_t widest = (uint32_t)larger(larger(d, values), larger(n_q, f)); // input of a linear layer
     s->input.split = floats(s, linear_split_size(widest), ok);
-    s->batch.packed = floats(s, linear_batch_size(widest, s->width), ok);
+    s->batch.packed = width > 1 ? floats(s, linear_batch_size(widest, s->width), ok) : NULL;
 }
 
-int decoder_open(struct decoder **decoder, const struct model *model, const struct linear *linear, uint32_t capacity,
-              struct error *error)
+int decoder_make_room(struct decoder *s, uint32_t width, struct error *error)
+{
+    assert(width <= DECODER_WIDTH);
+    if (width <= s->width)
+        return 0;
+    struct decoder wider = *s;
+    bool ok = true;
+    wider.activations = (struct arena){0};
+    wider.width = width;
+    open_activations(&wider, &ok);
+    if (!ok) {
+        arena_close(&wider.activations);
+        return error_set(error, ERROR_RUNTIME, "reference: no memory for %u tokens at once; fewer may fit", width);
+    }
+    arena_close(&s->activations);
+    *s = wider;
+    return 0;
+}
+
+int decoder_open(struct decoder **decoder, const struct model *model, const struct linear *linear, enum isa isa,
+                 uint32_t capacity, struct error *error)
 {
     *decoder = NULL;
     if (capacity < 1 || capacity > MATH_ANGLE_MAX)
@@ -119,18 +183,17 @@ int decoder_open(struct decoder **decoder, const struct model *model, const stru
     bool ok = true;
     s->model = model;
     s->linear = *linear;
+    s->delta = delta_best(isa);
     s->capacity = capacity;
-    s->width = capacity < DECODER_WIDTH ? capacity : DECODER_WIDTH;
     s->scale = math_reciprocal_sqrt(config->head_width);
+    s->delta_scale = math_reciprocal_sqrt(config->delta_key_width);
     s->layers = arena_alloc(&s->arena, config->layers, sizeof *s->layers);
     ok = s->layers != NULL;
     for (uint32_t i = 0; ok && i < config->layers; i++)
         open_layer(s, i, &ok);
     s->final_norm = widened(s, &model->final_norm, &ok);
-    float *frequencies = floats(s, config->rotary_width / 2, &ok);
-    if (ok)
-        open_activations(s, &ok);
-    if (!ok) {
+    float *frequencies = kept(s, config->rotary_width / 2, &ok);
+    if (!ok || decoder_make_room(s, 1, NULL)) {
         decoder_close(&s);
         return error_set(error, ERROR_RUNTIME, "reference: no memory for the caches of %u positions; fewer may fit",
                          capacity);
@@ -145,6 +208,7 @@ void decoder_close(struct decoder **decoder)
 {
     if (!decoder || !*decoder)
         return;
+    arena_close(&(*decoder)->activations);
     arena_close(&(*decoder)->arena);
     free(*decoder);
     *decoder = NULL;

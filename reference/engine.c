@@ -6,10 +6,13 @@
 #include "harness/base/floating.h"
 #include "reference/lfm2.h"
 #include "reference/linear.h"
+#include "reference/qwen35.h"
 
 struct reference {
     struct engine engine; // first: the socket's pointer is ours
     struct decoder *decoder;
+    const float *(*forward)(struct decoder *decoder, const uint32_t *tokens, uint32_t n, uint32_t position,
+                            const struct batch_sink *sink);
 };
 
 static void reset(struct engine *engine)
@@ -33,9 +36,10 @@ static int check_tokens(const struct engine *engine, const uint32_t *tokens, uin
 // Logits [n, V].
 static const float *forward(struct engine *engine, const uint32_t *tokens, uint32_t n, const struct batch_sink *sink)
 {
+    const struct reference *reference = (const struct reference *)engine;
     struct floating saved;
     floating_enter(&saved);
-    const float *logits = lfm2_forward(((struct reference *)engine)->decoder, tokens, n, engine->position, sink);
+    const float *logits = reference->forward(reference->decoder, tokens, n, engine->position, sink);
     floating_leave(&saved);
     engine->position += n;
     return logits;
@@ -55,7 +59,9 @@ static int batch(struct engine *engine, const uint32_t *tokens, uint32_t n, cons
                  struct error *error)
 {
     assert(n >= 1 && n <= engine->batch_width);
-    const int code = check_tokens(engine, tokens, n, error);
+    int code = check_tokens(engine, tokens, n, error);
+    if (!code && n > 1)
+        code = decoder_make_room(((struct reference *)engine)->decoder, engine->batch_width, error);
     if (code)
         return code;
     const float *logits = forward(engine, tokens, n, sink);
@@ -98,16 +104,18 @@ int reference_open(struct engine **engine, const struct model *model, const stru
     linear.profile = options->profile;
     struct floating saved;
     floating_enter(&saved);
-    const int code = decoder_open(&opened->decoder, model, &linear, options->capacity, error);
+    const int code = decoder_open(&opened->decoder, model, &linear, options->isa, options->capacity, error);
     floating_leave(&saved);
     if (code) {
         free(opened);
         return code;
     }
+    opened->forward = config_is_lfm2(&model->config) ? lfm2_forward : qwen35_forward;
+    const uint32_t capacity = options->capacity;
     opened->engine = (struct engine){.class = &reference_class,
                                      .config = &model->config,
-                                     .capacity = options->capacity,
-                                     .batch_width = opened->decoder->width,
+                                     .capacity = capacity,
+                                     .batch_width = capacity < DECODER_WIDTH ? capacity : DECODER_WIDTH,
                                      .name = options->name,
                                      .device = "cpu",
                                      .precision = "float32"};

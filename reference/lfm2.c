@@ -1,6 +1,7 @@
 #include "reference/lfm2.h"
 
 #include "harness/base/floating.h"
+#include "reference/experts.h"
 #include "reference/ops.h"
 
 // A range of fewer channels costs less than handing it to another thread.
@@ -88,9 +89,13 @@ static void attention(struct decoder *s, uint32_t i, const struct batch_sink *si
 }
 
 // m = feed_forward(u)
-static void feed_forward(struct decoder *s, uint32_t i)
+static void feed_forward(struct decoder *s, uint32_t i, const struct batch_sink *sink)
 {
     const struct layer *w = &s->model->layers[i];
+    if (config_is_sparse(&s->model->config, i)) {
+        experts_forward(s, i, sink);
+        return;
+    }
     decoder_input(s, s->u, s->model->config.hidden);
     decoder_swiglu(s, &w->w1, &w->w3, &w->w2, s->m); // W2 (silu(W1 u) * W3 u)
 }
@@ -116,7 +121,7 @@ const float *lfm2_forward(struct decoder *s, const uint32_t *tokens, uint32_t n,
         decoder_put(s, sink, i, TAP_RESID, s->h, d);
         rms_norm(s, s->h, s->layers[i].ffn_norm, s->u);
         decoder_put(s, sink, i, TAP_FFN_NORM, s->u, d);
-        feed_forward(s, i); // m = W2 (silu(W1 u) * W3 u)
+        feed_forward(s, i, sink); // m = W2 (silu(W1 u) * W3 u), or of k experts
         decoder_put(s, sink, i, TAP_FFN, s->m, d);
         ops_residual(s->m, n * d, s->h);
         decoder_put(s, sink, i, TAP_OUT, s->h, d);

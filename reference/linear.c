@@ -156,13 +156,35 @@ static void run_tiles(void *context, size_t first, size_t end)
             job->y[(size_t)t * job->weight->rows + row] += job->bias[row];
 }
 
+// Token by token, for formats that the tiles do not know. Their kernels need no split input.
+static void run_tokens(void *context, size_t first, size_t end)
+{
+    const struct job *job = context;
+    const struct linear_batch *batch = job->batch;
+    for (uint32_t t = 0; t < batch->tokens; t++) {
+        struct linear_input input = {.split = NULL};
+        struct job token = *job;
+        linear_input_set(&input, batch->x + (size_t)t * batch->n, batch->n);
+        token.input = &input;
+        token.y = job->y + (size_t)t * job->weight->rows;
+        run_rows(&token, first, end);
+    }
+}
+
+static bool has_tiles(enum weight_format format)
+{
+    return format != WEIGHT_A4 && format != WEIGHT_K8 && format != WEIGHT_K4;
+}
+
 void linear_run_batch(const struct linear *linear, const struct weight *weight, const float *bias,
                       const struct linear_batch *batch, float *y)
 {
     assert(weight->format != WEIGHT_NONE && batch->n == weight->cols);
-    struct job job = {.tile = linear->tile, .weight = weight, .bias = bias, .batch = batch, .y = y};
+    struct job job = {.rows = linear->rows[weight->format], .tile = linear->tile, .weight = weight, .bias = bias,
+                      .batch = batch, .y = y};
     const size_t blocks = MULTIPLICATIONS_PER_RANGE / ((size_t)weight->cols * batch->tokens * LINEAR_BLOCK_ROWS);
     profile_begin(linear->profile);
-    pool_run(linear->pool, weight->rows, (1 + blocks) * LINEAR_BLOCK_ROWS, run_tiles, &job);
+    pool_run(linear->pool, weight->rows, (1 + blocks) * LINEAR_BLOCK_ROWS,
+             has_tiles(weight->format) ? run_tiles : run_tokens, &job);
     profile_end(linear->profile, weight);
 }

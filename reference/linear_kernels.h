@@ -14,6 +14,13 @@
 #define LINEAR_INLINE static inline
 #endif
 
+// A vector that several instructions use is loaded once, not by each of them: tiles are bound by loads. Speed only.
+#if defined(__GNUC__) && defined(__x86_64__)
+#define LINEAR_KEEP(vector) __asm__("" : "+v"(vector))
+#else
+#define LINEAR_KEEP(vector) ((void)0)
+#endif
+
 // Where lane `lane` stands in a block of struct linear_input's split order.
 static inline size_t linear_split_lane(size_t lane)
 {
@@ -26,6 +33,38 @@ void linear_widen(const struct weight *weight, size_t row, uint32_t k, uint32_t 
 float linear_sum_of_lanes(float acc[LINEAR_LANES]);
 // Does choosing `isa` allow kernels of `kernel`? The x86 sets contain one another.
 bool linear_isa_includes(enum isa isa, enum isa kernel);
+
+// Where the rows of a piece lie, from its first input on. Rows that are not there are the last one again.
+struct linear_rows {
+    const unsigned char *data;
+    const uint16_t *scale; // of whole rows; NULL: none
+    size_t bytes, scales;  // from row to row
+    uint32_t last;
+};
+
+struct linear_row {
+    const unsigned char *data;
+    const uint16_t *scale;
+};
+
+static inline struct linear_rows linear_rows_of(const struct linear_piece *piece)
+{
+    const struct weight *weight = piece->weight;
+    const struct weight before = {.format = weight->format, .cols = piece->k};
+    struct linear_rows rows = {.bytes = weight_row_bytes(weight), .last = piece->rows - 1};
+    rows.data = (const unsigned char *)weight->data + piece->row * rows.bytes + weight_row_bytes(&before);
+    if (weight->scale) {
+        rows.scales = weight->cols / weight->block;
+        rows.scale = weight->scale + piece->row * rows.scales;
+    }
+    return rows;
+}
+
+static inline struct linear_row linear_row_of(const struct linear_rows *rows, uint32_t r)
+{
+    const size_t at = r < rows->last ? r : rows->last;
+    return (struct linear_row){rows->data + at * rows->bytes, rows->scale ? rows->scale + at * rows->scales : NULL};
+}
 
 // The last cols mod 32 elements of a row, widened, then -0: with x = +0 there, fma(-0, +0, acc) leaves every acc as
 // it is, -0, Inf and NaN included. Natural or split order.
@@ -45,15 +84,9 @@ LINEAR_KERNEL(linear_bf16_avx512);
 LINEAR_KERNEL(linear_q8_avx512);
 LINEAR_KERNEL(linear_q4_avx512);
 
-void linear_widen_avx2(const struct weight *weight, size_t row, uint32_t k, uint32_t n, uint32_t r, uint32_t blocks,
-                       float *w);
-void linear_multiply_avx2(const float *w, const float *x, uint32_t blocks, float *lanes,
-                          const struct linear_ahead *ahead);
+void linear_multiply_avx2(const struct linear_piece *piece);
 void linear_sum_avx2(const float *lanes, uint32_t n, float *y);
-void linear_widen_avx512(const struct weight *weight, size_t row, uint32_t k, uint32_t n, uint32_t r, uint32_t blocks,
-                       float *w);
-void linear_multiply_avx512(const float *w, const float *x, uint32_t blocks, float *lanes,
-                          const struct linear_ahead *ahead);
+void linear_multiply_avx512(const struct linear_piece *piece);
 void linear_sum_avx512(const float *lanes, uint32_t n, float *y);
 #elif defined(__aarch64__)
 LINEAR_KERNEL(linear_f32_neon);

@@ -2,35 +2,29 @@
 
 #include <math.h>
 #include <stdalign.h>
-#include <stdbool.h>
 #include <string.h>
 
 #include "reference/linear.h"
 #include "reference/linear_kernels.h"
 
-// --- the definition: linear.c's lanes and tree, a tile at a time
+// --- the definition: linear.c's lanes and tree, a row at a time
 
-enum { ROWS = 2, TOKENS = 4 };
-
-static void widen(const struct weight *weight, size_t row, uint32_t k, uint32_t n, uint32_t r, uint32_t blocks,
-                  float *w)
+static void multiply(const struct linear_piece *piece)
 {
-    (void)blocks; // one part
-    for (uint32_t at = 0; at < n; at += LINEAR_LANES)
-        linear_widen(weight, row, k + at, LINEAR_LANES, w + (size_t)at * ROWS + (size_t)r * LINEAR_LANES);
-}
-
-static void multiply(const float *w, const float *x, uint32_t blocks, float *lanes, const struct linear_ahead *ahead)
-{
-    (void)ahead;
-    for (size_t block = 0; block < blocks; block++)
-        for (size_t r = 0; r < ROWS; r++)
-            for (size_t t = 0; t < TOKENS; t++) {
-                const float *a = w + (block * ROWS + r) * LINEAR_LANES, *b = x + (block * TOKENS + t) * LINEAR_LANES;
-                float *acc = lanes + (r * TOKENS + t) * LINEAR_LANES;
+    const size_t rows = piece->rows, tokens = piece->tokens;
+    if (piece->first)
+        memset(piece->lanes, 0, rows * tokens * LINEAR_LANES * sizeof *piece->lanes);
+    for (size_t r = 0; r < rows; r++)
+        for (uint32_t block = 0; block < piece->blocks; block++) {
+            float w[LINEAR_LANES];
+            linear_widen(piece->weight, piece->row + r, piece->k + block * LINEAR_LANES, LINEAR_LANES, w);
+            for (size_t t = 0; t < tokens; t++) {
+                const float *x = piece->x + (block * tokens + t) * LINEAR_LANES;
+                float *acc = piece->lanes + (r * tokens + t) * LINEAR_LANES;
                 for (size_t l = 0; l < LINEAR_LANES; l++)
-                    acc[l] = fmaf(a[l], b[l], acc[l]);
+                    acc[l] = fmaf(w[l], x[l], acc[l]);
             }
+        }
 }
 
 static void sum(const float *lanes, uint32_t n, float *y)
@@ -43,10 +37,10 @@ static void sum(const float *lanes, uint32_t n, float *y)
 }
 
 const struct linear_tile linear_tiles[] = {
-    {"scalar", ISA_SCALAR, ROWS, TOKENS, LINEAR_LANES, widen, multiply, sum},
+    {"scalar", ISA_SCALAR, 4, LINEAR_LANES, multiply, sum},
 #if defined(__x86_64__)
-    {"avx2", ISA_AVX2, 3, 4, 8, linear_widen_avx2, linear_multiply_avx2, linear_sum_avx2},
-    {"avx512", ISA_AVX512, 6, 4, 16, linear_widen_avx512, linear_multiply_avx512, linear_sum_avx512},
+    {"avx2", ISA_AVX2, 4, 8, linear_multiply_avx2, linear_sum_avx2},
+    {"avx512", ISA_AVX512, 8, 16, linear_multiply_avx512, linear_sum_avx512},
 #endif
     {.name = NULL},
 };
@@ -62,150 +56,181 @@ const struct linear_tile *linear_tile_best(enum isa isa)
 
 // --- the inputs
 
-static uint32_t round_up(uint32_t n, uint32_t step)
+static uint32_t smaller(uint32_t a, uint32_t b)
 {
-    return (n + step - 1) / step * step;
+    return a < b ? a : b;
 }
 
-static uint32_t panel_blocks(uint32_t n, uint32_t k)
+static uint32_t blocks_of(uint32_t n)
 {
-    const uint32_t left = n - k;
-    return (left < LINEAR_PANEL ? left + LINEAR_LANES - 1 : LINEAR_PANEL) / LINEAR_LANES;
+    return n / LINEAR_LANES + (n % LINEAR_LANES != 0);
+}
+
+// The first group of `left` tokens: the widest in which at most one is missing.
+static uint32_t group_of(const struct linear_tile *tile, uint32_t left)
+{
+    uint32_t tokens = tile->tokens;
+    while (tokens > 2 && left + 1 < tokens)
+        tokens /= 2;
+    return tokens;
+}
+
+// Tokens with those that fill the last group.
+static uint32_t padded(const struct linear_tile *tile, uint32_t tokens)
+{
+    uint32_t t = 0;
+    while (t < tokens)
+        t += group_of(tile, tokens - t);
+    return t;
+}
+
+static uint32_t groups_of(const struct linear_tile *tile, uint32_t tokens)
+{
+    uint32_t n = 0;
+    for (uint32_t t = 0; t < tokens; t += group_of(tile, tokens - t))
+        n++;
+    return n;
 }
 
 size_t linear_batch_size(uint32_t n, uint32_t tokens)
 {
-    return (size_t)round_up(n, LINEAR_PANEL) * round_up(tokens, LINEAR_BLOCK_TOKENS);
+    return (size_t)blocks_of(n) * LINEAR_LANES * (((size_t)tokens + 7) / 8 * 8);
 }
 
-// The 32 lanes of one block into the operand of a tile, as row or token `slot` of `slots`.
-static void place(const struct linear_tile *tile, const float lanes[LINEAR_LANES], uint32_t block, uint32_t blocks,
-                  uint32_t slot, uint32_t slots, float *operand)
+// 32 inputs of one token, into the parts of its group; eight at a time, which every width is a multiple of.
+static void place(const struct linear_tile *tile, const float *lanes, float *x, size_t part)
 {
-    for (uint32_t part = 0; part < LINEAR_LANES / tile->width; part++)
-        memcpy(operand + (((size_t)part * blocks + block) * slots + slot) * tile->width, lanes + part * tile->width,
-               tile->width * sizeof *lanes);
+    for (uint32_t at = 0; at < LINEAR_LANES; at += tile->width, x += part)
+        for (uint32_t i = 0; i < tile->width; i += 8)
+            memcpy(x + i, lanes + at + i, 8 * sizeof *x);
 }
 
 void linear_batch_set(struct linear_batch *batch, const struct linear_tile *tile, const float *x, uint32_t n,
                       uint32_t tokens)
 {
     float *out = batch->packed;
+    batch->x = x;
     batch->n = n;
     batch->tokens = tokens;
-    for (uint32_t k = 0; k < n; k += LINEAR_PANEL)
-        for (uint32_t t = 0; t < round_up(tokens, tile->tokens); t++) {
-            const uint32_t blocks = panel_blocks(n, k), slot = t % tile->tokens;
-            for (uint32_t block = 0; block < blocks; block++) {
-                const uint32_t at = k + block * LINEAR_LANES, left = n - at;
-                float lanes[LINEAR_LANES] = {0};
-                if (t < tokens)
-                    memcpy(lanes, x + (size_t)t * n + at, (left < LINEAR_LANES ? left : LINEAR_LANES) * sizeof *x);
-                place(tile, lanes, block, blocks, slot, tile->tokens, out);
-            }
-            if (slot == tile->tokens - 1)
-                out += (size_t)tile->tokens * LINEAR_PANEL;
+    for (uint32_t k = 0; k < n; k += LINEAR_PANEL) {
+        const uint32_t width = smaller(n - k, LINEAR_PANEL), blocks = blocks_of(width);
+        for (uint32_t first = 0, group; first < tokens; first += group) {
+            group = group_of(tile, tokens - first);
+            const size_t part = (size_t)blocks * group * tile->width;
+            for (uint32_t t = 0; t < group; t++)
+                for (uint32_t block = 0; block < blocks; block++) {
+                    const uint32_t at = block * LINEAR_LANES;
+                    const size_t from = (size_t)(first + t) * n + k + at;
+                    float padding[LINEAR_LANES] = {0};
+                    const bool whole = first + t < tokens && width - at >= LINEAR_LANES;
+                    if (first + t < tokens && !whole)
+                        memcpy(padding, x + from, (width - at) * sizeof *x);
+                    place(tile, whole ? x + from : padding, out + ((size_t)block * group + t) * tile->width, part);
+                }
+            out += (size_t)blocks * group * LINEAR_LANES;
         }
+    }
 }
 
-// --- a block of rows, all tokens
+// --- a block of rows and tokens
 
 struct block {
     const struct linear_tile *tile;
     const struct weight *weight;
     const struct linear_batch *batch;
-    size_t first, end;          // rows
-    uint32_t token, last_token; // of this block
-    struct linear_ahead ahead;
-    alignas(64) float w[LINEAR_BLOCK_ROWS * LINEAR_PANEL];                           // tile after tile
-    alignas(64) float lanes[LINEAR_BLOCK_ROWS * LINEAR_BLOCK_TOKENS * LINEAR_LANES]; // tile after tile
+    size_t row, end;            // its first row; the end of all blocks
+    uint32_t token, tokens;     // its first token, and how many
+    const unsigned char *ahead; // as in struct linear_piece
+    size_t ahead_step;
+    alignas(64) float tails[LINEAR_BLOCK_ROWS * LINEAR_LANES];
+    alignas(64) float lanes[LINEAR_BLOCK_ROWS * LINEAR_BLOCK_TOKENS * LINEAR_LANES]; // group after group
 };
 
-// The panel at k of every row; rows that are not there keep what was there, and their results are dropped.
-static void widen_panel(struct block *block, uint32_t k)
+static uint32_t rows_of(const struct block *block)
 {
-    const struct linear_tile *tile = block->tile;
-    const struct weight *weight = block->weight;
-    const uint32_t blocks = panel_blocks(weight->cols, k), left = weight->cols - k;
-    const uint32_t n = left < LINEAR_PANEL ? left : LINEAR_PANEL, whole = n - n % LINEAR_LANES;
-    for (uint32_t i = 0; i < LINEAR_BLOCK_ROWS && block->first + i < block->end; i++) {
-        const uint32_t r = i % tile->rows;
-        const size_t row = block->first + i;
-        float *w = block->w + (size_t)(i - r) * LINEAR_PANEL, tail[LINEAR_LANES];
-        tile->widen(weight, row, k, whole, r, blocks, w);
-        if (whole < n) {
-            linear_tail(weight, row, false, tail);
-            place(tile, tail, blocks - 1, blocks, r, tile->rows, w);
-        }
-    }
+    const size_t left = block->end - block->row;
+    return left < LINEAR_BLOCK_ROWS ? (uint32_t)left : LINEAR_BLOCK_ROWS;
 }
 
-static void multiply_panel(struct block *block, uint32_t k)
-{
-    const struct linear_tile *tile = block->tile;
-    const size_t room = round_up(block->batch->tokens, tile->tokens);
-    const float *x = block->batch->packed + k * room;
-    const uint32_t blocks = panel_blocks(block->weight->cols, k);
-    const size_t step = (size_t)tile->rows * tile->tokens * LINEAR_LANES;
-    float *lanes = block->lanes;
-    for (uint32_t t = block->token; t < block->last_token; t += tile->tokens)
-        for (uint32_t r = 0; r < LINEAR_BLOCK_ROWS && block->first + r < block->end; r += tile->rows, lanes += step) {
-            tile->multiply(block->w + (size_t)r * LINEAR_PANEL, x + (size_t)t * LINEAR_PANEL, blocks, lanes,
-                           &block->ahead);
-            block->ahead.from += block->ahead.lines * 64;
-        }
-}
-
-// The next block of rows, in equal shares for all tiles of this one: row after row, as it lies in memory.
+// The next block of rows, as it lies in memory, in equal shares for all that is done for this one.
 static void look_ahead(struct block *block)
 {
-    const struct linear_tile *tile = block->tile;
-    const size_t bytes = LINEAR_BLOCK_ROWS * (size_t)weight_row_bytes(block->weight);
-    const size_t next = block->first + LINEAR_BLOCK_ROWS;
-    const size_t tiles = (size_t)round_up(block->weight->cols, LINEAR_PANEL) / LINEAR_PANEL *
-                         (LINEAR_BLOCK_ROWS / tile->rows) *
-                         (round_up(block->last_token - block->token, tile->tokens) / tile->tokens);
-    block->ahead.from = (const unsigned char *)block->weight->data + next * (size_t)weight_row_bytes(block->weight);
-    block->ahead.lines = next < block->end ? bytes / 64 / tiles + 1 : 0;
+    const size_t row_bytes = weight_row_bytes(block->weight), next = block->row + LINEAR_BLOCK_ROWS;
+    const size_t steps = (size_t)(block->weight->cols / LINEAR_LANES) * (LINEAR_LANES / block->tile->width) *
+                         groups_of(block->tile, block->tokens);
+    block->ahead = (const unsigned char *)block->weight->data + (next < block->end ? next : 0) * row_bytes;
+    block->ahead_step = next < block->end && steps ? (row_bytes + steps - 1) / steps : 0;
 }
 
-static void sum_block(const struct block *block, float *y)
+// The inputs of a panel that fill no block of 32, as a weight of their own.
+static void multiply_tails(const struct block *block, struct linear_piece piece)
+{
+    const struct weight tails = {
+        .format = WEIGHT_F32, .rows = piece.rows, .cols = LINEAR_LANES, .data = block->tails};
+    piece.first = piece.first && !piece.blocks;
+    piece.x += (size_t)piece.blocks * piece.tokens * block->tile->width;
+    piece.weight = &tails;
+    piece.row = piece.k = 0;
+    piece.blocks = 1;
+    piece.ahead_step = 0;
+    block->tile->multiply(&piece);
+}
+
+static void put_sums(const struct block *block, const struct linear_piece *piece, uint32_t token, float *y)
+{
+    float sums[LINEAR_BLOCK_ROWS * LINEAR_TILE_TOKENS];
+    block->tile->sum(piece->lanes, (piece->rows * piece->tokens + 3) / 4 * 4, sums);
+    for (uint32_t t = 0; t < piece->tokens && token + t < block->batch->tokens; t++)
+        for (uint32_t r = 0; r < piece->rows; r++)
+            y[(size_t)(token + t) * block->weight->rows + piece->row + r] = sums[r * piece->tokens + t];
+}
+
+static void run_panel(struct block *block, uint32_t k, float *y)
 {
     const struct linear_tile *tile = block->tile;
-    const uint32_t n = tile->rows * tile->tokens;
-    const float *lanes = block->lanes;
-    float sums[LINEAR_BLOCK_ROWS * LINEAR_BLOCK_TOKENS];
-    for (uint32_t t = block->token; t < block->last_token; t += tile->tokens)
-        for (uint32_t r = 0; r < LINEAR_BLOCK_ROWS && block->first + r < block->end;
-             r += tile->rows, lanes += (size_t)n * LINEAR_LANES) {
-            tile->sum(lanes, n, sums);
-            for (uint32_t i = 0; i < n; i++) {
-                const size_t row = block->first + r + i / tile->tokens, token = t + i % tile->tokens;
-                if (row < block->end && token < block->last_token)
-                    y[token * block->weight->rows + row] = sums[i];
-            }
-        }
+    const uint32_t left = block->weight->cols - k, width = smaller(left, LINEAR_PANEL), blocks = blocks_of(width);
+    struct linear_piece piece = {.weight = block->weight,
+                                 .row = block->row,
+                                 .rows = rows_of(block),
+                                 .k = k,
+                                 .blocks = width / LINEAR_LANES,
+                                 .first = k == 0,
+                                 .lanes = block->lanes,
+                                 .ahead_step = block->ahead_step};
+    piece.x = block->batch->packed + (size_t)k * padded(tile, block->batch->tokens) +
+              (size_t)blocks * LINEAR_LANES * block->token;
+    for (uint32_t t = 0; t < block->tokens; t += piece.tokens) {
+        piece.tokens = group_of(tile, block->tokens - t);
+        piece.part = (size_t)blocks * piece.tokens * tile->width;
+        piece.ahead = block->ahead;
+        if (piece.blocks)
+            tile->multiply(&piece);
+        block->ahead += piece.ahead_step * piece.rows * piece.blocks * (LINEAR_LANES / tile->width);
+        if (piece.blocks < blocks)
+            multiply_tails(block, piece);
+        if (width == left)
+            put_sums(block, &piece, block->token + t, y);
+        piece.x += (size_t)blocks * piece.tokens * LINEAR_LANES;
+        piece.lanes += (size_t)LINEAR_BLOCK_ROWS * piece.tokens * LINEAR_LANES;
+    }
 }
 
 void linear_tile_rows(const struct linear_tile *tile, const struct weight *weight, const struct linear_batch *batch,
                       size_t first, size_t end, float *y)
 {
-    struct block block = {.tile = tile, .weight = weight, .batch = batch};
-    for (size_t row = first; row < end; row += LINEAR_BLOCK_ROWS)
-        for (uint32_t t = 0; t < batch->tokens; t += LINEAR_BLOCK_TOKENS) {
-            const uint32_t left = batch->tokens - t;
-            block.first = row;
-            block.end = end;
-            block.token = t;
-            block.last_token = t + (left < LINEAR_BLOCK_TOKENS ? left : LINEAR_BLOCK_TOKENS);
+    struct block block;
+    block.tile = tile;
+    block.weight = weight;
+    block.batch = batch;
+    block.end = end;
+    for (block.row = first; block.row < end; block.row += LINEAR_BLOCK_ROWS) {
+        for (uint32_t r = 0; weight->cols % LINEAR_LANES && r < rows_of(&block); r++)
+            linear_tail(weight, block.row + r, false, block.tails + (size_t)r * LINEAR_LANES);
+        for (block.token = 0; block.token < batch->tokens; block.token += LINEAR_BLOCK_TOKENS) {
+            block.tokens = smaller(batch->tokens - block.token, LINEAR_BLOCK_TOKENS);
             look_ahead(&block);
-            memset(block.lanes, 0,
-                   (size_t)LINEAR_BLOCK_ROWS * round_up(block.last_token - t, tile->tokens) * LINEAR_LANES *
-                       sizeof *block.lanes);
-            for (uint32_t k = 0; k < weight->cols; k += LINEAR_PANEL) {
-                widen_panel(&block, k);
-                multiply_panel(&block, k);
-            }
-            sum_block(&block, y);
+            for (uint32_t k = 0; k < weight->cols; k += LINEAR_PANEL)
+                run_panel(&block, k, y);
         }
+    }
 }

@@ -1,110 +1,153 @@
-// AVX-512 (F, BW, VL, DQ): tiles of 6 rows by 4 tokens, 16 lanes at a time: 24 accumulators. Bits as linear_tile.c.
+// AVX-512 (F, BW, VL, DQ): tiles of 3 rows by 8 tokens, 6 by 4 or 6 by 2, 16 lanes at a time: 24 accumulators, or 12.
+// Bits as linear_tile.c.
 #include <immintrin.h>
 
 #include "reference/linear.h"
 #include "reference/linear_kernels.h"
 #include "reference/linear_tile.h"
 
-enum { ROWS = 6, TOKENS = 4, WIDTH = 16 };
+enum { ROWS = 6, TOKENS = 8, WIDTH = 16, PARTS = 2 }; // ROWS, TOKENS: at most
 
-static __m512 widen_scaled(__m128i codes, const struct weight *weight, size_t row, size_t k)
+// Lanes of one part of 32 elements of a row, widened. block: the 32 from the row's first; scale: of their codes.
+typedef __m512 (*widen_fn)(struct linear_row row, size_t block, size_t part, size_t scale);
+
+LINEAR_INLINE __m512 widen_f32(struct linear_row row, size_t block, size_t part, size_t scale)
 {
-    const __m512 scale =
-        _mm512_set1_ps(_cvtsh_ss(weight->scale[row * (weight->cols / weight->block) + k / weight->block]));
-    return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)), scale); // exact
+    (void)scale;
+    return _mm512_loadu_ps(row.data + block * 128 + part * 64);
 }
 
-// Sixteen int4 codes, low nibble first, as bytes.
-static __m128i unpack_nibbles(const uint8_t *from)
+LINEAR_INLINE __m512 widen_f16(struct linear_row row, size_t block, size_t part, size_t scale)
 {
-    const __m128i bytes = _mm_loadl_epi64((const __m128i *)(const void *)from), eight = _mm_set1_epi8(8);
-    const __m128i even = _mm_and_si128(bytes, _mm_set1_epi8(15));
+    (void)scale;
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(row.data + block * 64 + part * 32)));
+}
+
+// A bf16 is the upper half of a float: one shuffle puts it there and zeros below.
+LINEAR_INLINE __m512 widen_bf16(struct linear_row row, size_t block, size_t part, size_t scale)
+{
+    (void)scale;
+    const __m512i low = _mm512_set_epi32(0xF0000, 0xE0000, 0xD0000, 0xC0000, 0xB0000, 0xA0000, 0x90000, 0x80000,
+                                         0x70000, 0x60000, 0x50000, 0x40000, 0x30000, 0x20000, 0x10000, 0);
+    const __m512i from = part ? _mm512_or_si512(low, _mm512_set1_epi32(0x100000)) : low;
+    return _mm512_castsi512_ps(
+        _mm512_maskz_permutexvar_epi16(0xAAAAAAAA, from, _mm512_loadu_si512(row.data + block * 64)));
+}
+
+LINEAR_INLINE __m512 scaled(__m128i codes, const uint16_t *scale)
+{
+    return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)), _mm512_set1_ps(_cvtsh_ss(*scale))); // exact
+}
+
+LINEAR_INLINE __m512 widen_q8(struct linear_row row, size_t block, size_t part, size_t scale)
+{
+    return scaled(_mm_loadu_si128((const __m128i *)(const void *)(row.data + block * 32 + part * 16)),
+                  row.scale + scale);
+}
+
+// Low nibble first.
+LINEAR_INLINE __m512 widen_q4(struct linear_row row, size_t block, size_t part, size_t scale)
+{
+    const __m128i bytes = _mm_loadl_epi64((const __m128i *)(const void *)(row.data + block * 16 + part * 8));
+    const __m128i even = _mm_and_si128(bytes, _mm_set1_epi8(15)), eight = _mm_set1_epi8(8);
     const __m128i odd = _mm_and_si128(_mm_srli_epi16(bytes, 4), _mm_set1_epi8(15));
-    return _mm_sub_epi8(_mm_xor_si128(_mm_unpacklo_epi8(even, odd), eight), eight); // sign of bit 3
+    const __m128i codes = _mm_xor_si128(_mm_unpacklo_epi8(even, odd), eight);
+    return scaled(_mm_sub_epi8(codes, eight), row.scale + scale); // sign of bit 3
 }
 
-// Where lane i of row r belongs.
-LINEAR_INLINE float *place(float *w, uint32_t i, uint32_t r, uint32_t blocks)
+// The accumulators of one part.
+LINEAR_INLINE void multiply_tile(widen_fn widen, uint32_t n_rows, uint32_t n_tokens, const struct linear_piece *piece,
+                                 const struct linear_rows *rows, uint32_t first, size_t part)
 {
-    return w + (((size_t)(i % LINEAR_LANES / WIDTH) * blocks + i / LINEAR_LANES) * ROWS + r) * WIDTH;
+    const uint32_t scale_block = piece->weight->block;
+    const size_t step = piece->ahead_step * n_rows;
+    const unsigned char *ahead = piece->ahead + (part * piece->rows + first) * piece->ahead_step * piece->blocks;
+    const float *x = piece->x + part * piece->part;
+    float *lanes = piece->lanes + (size_t)first * n_tokens * LINEAR_LANES + part * WIDTH;
+    struct linear_row row[ROWS];
+    __m512 acc[ROWS][TOKENS], w[ROWS];
+    for (uint32_t r = 0; r < n_rows; r++)
+        row[r] = linear_row_of(rows, first + r);
+    for (uint32_t r = 0; r < n_rows; r++)
+        for (uint32_t t = 0; t < n_tokens; t++)
+            acc[r][t] =
+                piece->first ? _mm512_setzero_ps() : _mm512_load_ps(lanes + (r * n_tokens + t) * LINEAR_LANES);
+    for (size_t block = 0; block < piece->blocks; block++, x += n_tokens * WIDTH) {
+        const size_t scale = scale_block ? (piece->k + block * LINEAR_LANES) / scale_block : 0;
+        for (size_t at = 0; at < step; at += 64)
+            _mm_prefetch((const char *)ahead + at, _MM_HINT_T0);
+        ahead += step;
+        for (uint32_t r = 0; r < n_rows; r++)
+            w[r] = widen(row[r], block, part, scale);
+        for (uint32_t r = 0; r < n_rows; r++)
+            LINEAR_KEEP(w[r]);
+        for (uint32_t t = 0; t < n_tokens; t++) {
+            __m512 b = _mm512_load_ps(x + t * WIDTH);
+            LINEAR_KEEP(b);
+            for (uint32_t r = 0; r < n_rows; r++)
+                acc[r][t] = _mm512_fmadd_ps(w[r], b, acc[r][t]);
+        }
+    }
+    for (uint32_t r = 0; r < n_rows; r++)
+        for (uint32_t t = 0; t < n_tokens; t++)
+            _mm512_store_ps(lanes + (r * n_tokens + t) * LINEAR_LANES, acc[r][t]);
 }
 
-void linear_widen_avx512(const struct weight *weight, size_t row, uint32_t k, uint32_t n, uint32_t r,
-                       uint32_t blocks, float *w)
+LINEAR_INLINE void multiply_rows(widen_fn widen, uint32_t n_rows, uint32_t n_tokens, const struct linear_piece *piece)
 {
-    const unsigned char *data = (const unsigned char *)weight->data + row * weight_row_bytes(weight);
-    if (weight->format == WEIGHT_F32) {
-        const float *from = (const float *)(const void *)data + k;
-        for (uint32_t i = 0; i < n; i += WIDTH)
-            _mm512_store_ps(place(w, i, r, blocks), _mm512_loadu_ps(from + i));
-    } else if (weight->format == WEIGHT_F16) {
-        const uint16_t *from = (const uint16_t *)(const void *)data + k;
-        for (uint32_t i = 0; i < n; i += WIDTH) {
-            const __m256i bits = _mm256_loadu_si256((const __m256i *)(const void *)(from + i));
-            _mm512_store_ps(place(w, i, r, blocks), _mm512_cvtph_ps(bits));
-        }
-    } else if (weight->format == WEIGHT_BF16) {
-        const uint16_t *from = (const uint16_t *)(const void *)data + k;
-        for (uint32_t i = 0; i < n; i += WIDTH) {
-            const __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)(from + i)));
-            _mm512_store_ps(place(w, i, r, blocks), _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16)));
-        }
-    } else if (weight->format == WEIGHT_Q8) {
-        const int8_t *from = (const int8_t *)data + k;
-        for (uint32_t i = 0; i < n; i += WIDTH) {
-            const __m128i codes = _mm_loadu_si128((const __m128i *)(const void *)(from + i));
-            _mm512_store_ps(place(w, i, r, blocks), widen_scaled(codes, weight, row, k + i));
-        }
-    } else {
-        for (uint32_t i = 0; i < n; i += WIDTH) {
-            const __m128i codes = unpack_nibbles(data + (k + i) / 2);
-            _mm512_store_ps(place(w, i, r, blocks), widen_scaled(codes, weight, row, k + i));
-        }
+    const struct linear_rows rows = linear_rows_of(piece);
+    for (size_t part = 0; part < PARTS; part++) // x of one part stays in the nearest cache for all rows
+        for (uint32_t first = 0; first < piece->rows; first += n_rows)
+            multiply_tile(widen, n_rows, n_tokens, piece, &rows, first, part);
+}
+
+LINEAR_INLINE void multiply(widen_fn widen, const struct linear_piece *piece)
+{
+    if (piece->tokens == 8)
+        multiply_rows(widen, 3, 8, piece);
+    else if (piece->tokens == 4)
+        multiply_rows(widen, 6, 4, piece);
+    else
+        multiply_rows(widen, 6, 2, piece);
+}
+
+void linear_multiply_avx512(const struct linear_piece *piece)
+{
+    switch (piece->weight->format) {
+    case WEIGHT_F32:
+        multiply(widen_f32, piece);
+        break;
+    case WEIGHT_F16:
+        multiply(widen_f16, piece);
+        break;
+    case WEIGHT_BF16:
+        multiply(widen_bf16, piece);
+        break;
+    case WEIGHT_Q8:
+        multiply(widen_q8, piece);
+        break;
+    default:
+        multiply(widen_q4, piece);
     }
 }
 
-LINEAR_INLINE void multiply_part(const float *w, const float *x, uint32_t blocks, float *lanes,
-                                 const unsigned char *ahead, size_t lines)
+// (l, l+16) of one, then (l, l+8) of two outputs: 8 lanes of each.
+LINEAR_INLINE __m512 sum_of_two(const float *lanes)
 {
-    __m512 acc[ROWS][TOKENS];
-    for (int r = 0; r < ROWS; r++)
-        for (int t = 0; t < TOKENS; t++)
-            acc[r][t] = _mm512_load_ps(lanes + (r * TOKENS + t) * LINEAR_LANES);
-    for (uint32_t block = 0; block < blocks; block++, w += ROWS * WIDTH, x += TOKENS * WIDTH) {
-        if (block < lines)
-            _mm_prefetch((const char *)ahead + (size_t)block * 64, _MM_HINT_T1);
-        __m512 b[TOKENS];
-        for (int t = 0; t < TOKENS; t++)
-            b[t] = _mm512_load_ps(x + t * WIDTH);
-        for (int r = 0; r < ROWS; r++) {
-            const __m512 a = _mm512_load_ps(w + r * WIDTH);
-            for (int t = 0; t < TOKENS; t++)
-                acc[r][t] = _mm512_fmadd_ps(a, b[t], acc[r][t]);
-        }
-    }
-    for (int r = 0; r < ROWS; r++)
-        for (int t = 0; t < TOKENS; t++)
-            _mm512_store_ps(lanes + (r * TOKENS + t) * LINEAR_LANES, acc[r][t]);
-}
-
-void linear_multiply_avx512(const float *w, const float *x, uint32_t blocks, float *lanes,
-                          const struct linear_ahead *ahead)
-{
-    for (size_t part = 0; part < LINEAR_LANES / WIDTH; part++) {
-        const size_t asked = part * blocks;
-        const size_t lines = ahead->lines > asked ? ahead->lines - asked : 0;
-        multiply_part(w + asked * ROWS * WIDTH, x + asked * TOKENS * WIDTH, blocks, lanes + part * WIDTH,
-                      ahead->from + asked * 64, lines);
-    }
+    const float *next = lanes + LINEAR_LANES;
+    const __m512 a = _mm512_add_ps(_mm512_load_ps(lanes), _mm512_load_ps(lanes + WIDTH));
+    const __m512 b = _mm512_add_ps(_mm512_load_ps(next), _mm512_load_ps(next + WIDTH));
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
 }
 
 void linear_sum_avx512(const float *lanes, uint32_t n, float *y)
 {
-    for (uint32_t i = 0; i < n; i++, lanes += LINEAR_LANES) {
-        const __m512 sixteen = _mm512_add_ps(_mm512_load_ps(lanes), _mm512_load_ps(lanes + WIDTH)); // (l, l+16)
-        const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(sixteen), _mm512_extractf32x8_ps(sixteen, 1));
-        const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-        const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-        y[i] = _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+    const __m512i every_fourth = _mm512_set_epi32(12, 8, 4, 0, 12, 8, 4, 0, 12, 8, 4, 0, 12, 8, 4, 0);
+    for (uint32_t i = 0; i < n; i += 4, lanes += 4 * LINEAR_LANES) {
+        const __m512 two = sum_of_two(lanes), other = sum_of_two(lanes + 2 * LINEAR_LANES);
+        __m512 sum = _mm512_add_ps(_mm512_shuffle_f32x4(two, other, 0x88), _mm512_shuffle_f32x4(two, other, 0xDD));
+        sum = _mm512_add_ps(sum, _mm512_permute_ps(sum, 0x4E)); // (l, l+2)
+        sum = _mm512_add_ps(sum, _mm512_permute_ps(sum, 0xB1));
+        _mm_storeu_ps(y + i, _mm512_castps512_ps128(_mm512_permutexvar_ps(every_fourth, sum)));
     }
 }

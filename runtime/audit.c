@@ -8,6 +8,7 @@
 #include "harness/base/half.h"
 #include "runtime/difference.h"
 #include "runtime/distance.h"
+#include "runtime/stored.h"
 
 enum { FINDINGS_MAX = 24 }; // more than a person reads; the rest is counted
 
@@ -23,8 +24,8 @@ struct auditor {
         const struct weight **weights;
     } found, wanted;
     bool *reported;         // [found.n]: named already, as the other half of a swap
-    float *row, *other_row; // [widest row]
-    int8_t *codes;          // likewise
+    float *row, *other_row; // [32 of the widest row]: what shares a codebook
+    int16_t *codes;         // [widest row]
 };
 
 static void add_finding(struct auditor *auditor, const char *object, const char *what)
@@ -64,43 +65,15 @@ static bool list_weights(struct arena *arena, const struct model *model, struct 
     return list->weights != NULL;
 }
 
-static const struct weight *find_weight(const struct weight_list *list, const char *name)
+// Two bundles of a model are listed alike, so that `likely` is nearly always the place.
+static const struct weight *find_weight(const struct weight_list *list, const char *name, size_t likely)
 {
+    if (likely < list->n && !strcmp(list->weights[likely]->name, name))
+        return list->weights[likely];
     for (size_t i = 0; i < list->n; i++)
         if (!strcmp(list->weights[i]->name, name))
             return list->weights[i];
     return NULL;
-}
-
-static bool is_quantized(const struct weight *weight)
-{
-    return weight->scale != NULL;
-}
-
-static uint64_t data_bytes(const struct weight *weight)
-{
-    return weight_row_bytes(weight) * weight->rows;
-}
-
-static uint32_t scales_per_row(const struct weight *weight)
-{
-    return weight->cols / weight->block;
-}
-
-static uint64_t scale_count(const struct weight *weight)
-{
-    return (uint64_t)weight->rows * scales_per_row(weight);
-}
-
-static bool same_form(const struct weight *a, const struct weight *b)
-{
-    return a->format == b->format && a->rows == b->rows && a->cols == b->cols && a->block == b->block;
-}
-
-static bool same_bytes(const struct weight *a, const struct weight *b)
-{
-    return same_form(a, b) && !memcmp(a->data, b->data, data_bytes(a)) &&
-           (!is_quantized(a) || !memcmp(a->scale, b->scale, scale_count(a) * sizeof *a->scale));
 }
 
 // --- rows as floats
@@ -112,11 +85,10 @@ static void code_row(struct auditor *auditor, const struct weight *weight, uint3
         out[k] = (float)auditor->codes[k];
 }
 
-static void scale_row(const struct weight *weight, uint32_t row, float *out)
+static void side_row(const struct side *side, uint32_t row, float *out)
 {
-    const uint32_t n = scales_per_row(weight);
-    for (uint32_t i = 0; i < n; i++)
-        out[i] = half_to_float(weight->scale[(uint64_t)row * n + i]);
+    for (uint32_t i = 0; i < side->cols; i++)
+        out[i] = half_to_float(side->halves[(uint64_t)row * side->cols + i]);
 }
 
 // The expected row in the precision in which it was found: a half where the scheme stores fp32 is still to be the
@@ -131,28 +103,35 @@ static void wanted_row(const struct weight *found, const struct weight *wanted, 
 
 // --- equality
 
-static void tally(struct auditor *auditor, const struct weight *found, const struct weight *wanted,
-                  struct difference *codes, struct difference *scales, struct difference *values)
+static void tally_side(struct auditor *auditor, const struct side *found, const struct side *wanted,
+                       struct difference *difference)
 {
-    difference_start(codes, "codes", "column");
-    difference_start(scales, "scales", "block");
-    difference_start(values, "values", "column");
+    difference_start(difference, found->what, found->column);
+    difference->line = found->line;
     for (uint32_t r = 0; r < found->rows; r++) {
-        if (!is_quantized(found)) {
+        side_row(found, r, auditor->row);
+        side_row(wanted, r, auditor->other_row);
+        difference_row(difference, r, found->cols, auditor->row, auditor->other_row);
+    }
+    auditor->audit->wrong_scales += difference->wrong;
+}
+
+static void tally(struct auditor *auditor, const struct weight *found, const struct weight *wanted,
+                  struct difference *elements)
+{
+    const bool codes = stored_coded(found);
+    difference_start(elements, codes ? "codes" : "values", "column");
+    for (uint32_t r = 0; r < found->rows; r++) {
+        if (codes) {
+            code_row(auditor, found, r, auditor->row);
+            code_row(auditor, wanted, r, auditor->other_row);
+        } else {
             weight_row(found, r, auditor->row);
             wanted_row(found, wanted, r, auditor->other_row);
-            difference_row(values, r, found->cols, auditor->row, auditor->other_row);
-            continue;
         }
-        code_row(auditor, found, r, auditor->row);
-        code_row(auditor, wanted, r, auditor->other_row);
-        difference_row(codes, r, found->cols, auditor->row, auditor->other_row);
-        scale_row(found, r, auditor->row);
-        scale_row(wanted, r, auditor->other_row);
-        difference_row(scales, r, scales_per_row(found), auditor->row, auditor->other_row);
+        difference_row(elements, r, found->cols, auditor->row, auditor->other_row);
     }
-    auditor->audit->wrong_codes += codes->wrong;
-    auditor->audit->wrong_scales += scales->wrong;
+    auditor->audit->wrong_codes += codes ? elements->wrong : 0;
 }
 
 // Gate and up exchanged, or layers: the values are another tensor's, whole.
@@ -161,12 +140,12 @@ static bool report_swap(struct auditor *auditor, size_t index)
     const struct weight *found = auditor->found.weights[index];
     for (size_t i = 0; i < auditor->wanted.n; i++) {
         const struct weight *other = auditor->wanted.weights[i];
-        if (!strcmp(other->name, found->name) || !same_bytes(found, other))
+        if (!strcmp(other->name, found->name) || !stored_equal(found, other))
             continue;
-        const struct weight *wanted = find_weight(&auditor->wanted, found->name);
+        const struct weight *wanted = find_weight(&auditor->wanted, found->name, index);
         for (size_t j = 0; j < auditor->found.n; j++) {
             if (strcmp(auditor->found.weights[j]->name, other->name) ||
-                !same_bytes(auditor->found.weights[j], wanted))
+                !stored_equal(auditor->found.weights[j], wanted))
                 continue;
             auditor->reported[j] = true;
             add_finding(auditor, found->name,
@@ -187,31 +166,80 @@ static bool has_declared_form(const struct bundle *bundle, const struct weight *
            bundle->plan.rows[PLAN_ATTENTION_PROJECTIONS] == PRECISION_F16;
 }
 
+static bool report_experts(struct auditor *auditor, const struct weight *found, const struct weight *wanted)
+{
+    char text[128];
+    if (!stored_moved_experts(&auditor->bundle->config, found, wanted, text))
+        return false;
+    add_finding(auditor, found->name, arena_print(auditor->arena, "%s", text));
+    return true;
+}
+
+static void report_sides(struct auditor *auditor, const struct weight *found, const struct weight *wanted)
+{
+    struct side sides[STORED_SIDES], wanted_sides[STORED_SIDES];
+    struct difference difference;
+    const size_t n = stored_alike(found, wanted) ? stored_sides(found, sides) : 0;
+    stored_sides(wanted, wanted_sides);
+    for (size_t i = 0; i < n; i++) {
+        tally_side(auditor, &sides[i], &wanted_sides[i], &difference);
+        if (!difference.wrong)
+            continue;
+        char count[32];
+        add_finding(auditor, found->name,
+                    stored_moved_down(&sides[i], &wanted_sides[i])
+                        ? arena_print(auditor->arena, "%s %s differ: each %s has those of the %s before it",
+                                      count_text(difference.wrong, count), sides[i].what, sides[i].line, sides[i].line)
+                        : difference_text(auditor->arena, &difference));
+    }
+}
+
 static void compare_bits(struct auditor *auditor, size_t index, const struct weight *wanted)
 {
     const struct weight *found = auditor->found.weights[index];
-    struct difference codes, scales, values;
-    if (same_bytes(found, wanted)) {
+    struct difference elements;
+    if (stored_equal(found, wanted)) {
         auditor->audit->equal++;
         return;
     }
-    const bool same = same_form(found, wanted), declared = has_declared_form(auditor->bundle, found, wanted);
-    tally(auditor, found, wanted, &codes, &scales, &values);
+    const bool same = stored_alike(found, wanted), declared = has_declared_form(auditor->bundle, found, wanted);
+    tally(auditor, found, wanted, &elements);
     if (!same && !declared)
         add_finding(auditor, found->name,
                     arena_print(auditor->arena, "stored as %s, the scheme stores it as %s",
                                 weight_format_name(found->format), weight_format_name(wanted->format)));
     else
-        auditor->audit->equal += !values.wrong && !same;
-    if (auditor->reported[index] || (same && report_swap(auditor, index)))
+        auditor->audit->equal += !elements.wrong && !same;
+    if (auditor->reported[index] || (same && (report_swap(auditor, index) || report_experts(auditor, found, wanted))))
         return;
-    const struct difference *each[] = {&scales, &codes, &values};
-    for (size_t i = 0; i < sizeof each / sizeof *each; i++)
-        if (each[i]->wrong)
-            add_finding(auditor, found->name, difference_text(auditor->arena, each[i]));
+    report_sides(auditor, found, wanted); // first: a wrong scale explains more than a wrong code
+    if (elements.wrong)
+        add_finding(auditor, found->name, difference_text(auditor->arena, &elements));
 }
 
 // --- distance
+
+static void measure_rows(struct auditor *auditor, const struct weight *found, const struct weight *wanted,
+                         const struct weight *source, enum quant_format format, struct distance *distance)
+{
+    for (uint32_t r = 0; r < found->rows; r++) {
+        weight_row(source, r, auditor->row);
+        quant_codes(found, r, auditor->codes);
+        distance_row(distance, format, r, found, wanted->scale, auditor->codes, auditor->row);
+    }
+}
+
+static void measure_books(struct auditor *auditor, const struct weight *found, const struct weight *wanted,
+                          const struct weight *source, struct distance *distance)
+{
+    for (uint32_t first = 0; first < found->rows; first += WEIGHT_BOOK_ROWS) {
+        for (uint32_t i = 0; i < WEIGHT_BOOK_ROWS; i++) {
+            weight_row(source, first + i, auditor->row + (size_t)i * found->cols);
+            weight_row(wanted, first + i, auditor->other_row + (size_t)i * found->cols);
+        }
+        distance_book(distance, first, found, auditor->other_row, auditor->row);
+    }
+}
 
 static void compare_distance(struct auditor *auditor, const struct weight *found, const struct weight *wanted,
                              const struct weight *source, enum quant_format format)
@@ -219,15 +247,21 @@ static void compare_distance(struct auditor *auditor, const struct weight *found
     struct distance distance;
     char count[32];
     distance_start(&distance);
-    for (uint32_t r = 0; r < found->rows; r++) {
-        weight_row(source, r, auditor->row);
-        quant_codes(found, r, auditor->codes);
-        distance_row(&distance, format, r, found, wanted->scale, auditor->codes, auditor->row);
-    }
+    if (found->lut)
+        measure_books(auditor, found, wanted, source, &distance);
+    else
+        measure_rows(auditor, found, wanted, source, format, &distance);
     auditor->audit->wrong_codes += distance.far;
     auditor->audit->wrong_scales += distance.wrong_scales;
     auditor->audit->equal += !distance.far && !distance.wrong_scales;
-    if (distance.wrong_scales)
+    if (distance.wrong_scales && found->lut)
+        add_finding(auditor, found->name,
+                    arena_print(auditor->arena,
+                                "%s codebooks fit their rows worse than the scheme's: the first, of row %u on, is off by "
+                                "%.3g (RMS) where %.3g is computed",
+                                count_text(distance.wrong_scales, count), distance.scale_row, distance.scale,
+                                distance.scale_computed));
+    else if (distance.wrong_scales)
         add_finding(auditor, found->name,
                     arena_print(auditor->arena,
                                 "%s scales are not the scheme's: the first, row %u block %u, is %.6g where %.6g is "
@@ -237,10 +271,11 @@ static void compare_distance(struct auditor *auditor, const struct weight *found
     if (distance.far)
         add_finding(auditor, found->name,
                     arena_print(auditor->arena,
-                                "%s elements are farther from the checkpoint than half a step: the first, row %u "
-                                "column %u, is %.6g where the checkpoint has %.6g and a step is %.3g",
-                                count_text(distance.far, count), distance.row, distance.column, distance.stored,
-                                distance.exact, distance.step));
+                                "%s elements are farther from the checkpoint than %s: the first, row %u "
+                                "column %u, is %.6g where the checkpoint has %.6g and %s is %.3g",
+                                count_text(distance.far, count),
+                                found->lut ? "the nearest entry of their codebook" : "half a step", distance.row, distance.column, distance.stored,
+                                distance.exact, found->lut ? "the limit" : "a step", distance.step));
 }
 
 // --- counts that fail nothing
@@ -248,34 +283,45 @@ static void compare_distance(struct auditor *auditor, const struct weight *found
 static void count_clamped(struct auditor *auditor, const struct weight *found, const struct weight *source,
                           enum quant_format format)
 {
+    const uint32_t n = found->cols / found->block;
     int low, high;
     quant_range(format, &low, &high);
-    auditor->audit->codes += (uint64_t)found->rows * found->cols;
-    auditor->audit->scales += scale_count(found);
-    for (uint64_t i = 0; i < scale_count(found); i++)
+    for (uint64_t i = 0; i < (uint64_t)found->rows * n; i++)
         auditor->audit->subnormal_scales += (found->scale[i] & 0x7C00) == 0;
     for (uint32_t r = 0; r < found->rows; r++) {
         quant_codes(found, r, auditor->codes);
         for (uint32_t k = 0; k < found->cols; k++) {
             if (auditor->codes[k] > low && auditor->codes[k] < high)
                 continue;
-            const float scale = half_to_float(found->scale[(uint64_t)r * scales_per_row(found) + k / found->block]);
-            const float unclamped = rintf(weight_at(source, r, k) / scale);
-            auditor->audit->clamped += unclamped < (float)low || unclamped > (float)high;
+            const uint64_t at = (uint64_t)r * n + k / found->block;
+            const float bias = found->bias ? half_to_float(found->bias[at]) : 0.0f;
+            auditor->audit->clamped += quant_is_clamped(format, weight_at(source, r, k), auditor->codes[k],
+                                                        half_to_float(found->scale[at]), bias);
         }
     }
+}
+
+static void count_quantized(struct auditor *auditor, const struct weight *found, const struct weight *source,
+                            enum quant_format format)
+{
+    struct side sides[STORED_SIDES];
+    stored_sides(found, sides);
+    auditor->audit->codes += (uint64_t)found->rows * found->cols;
+    auditor->audit->scales += (uint64_t)sides[0].rows * sides[0].cols;
+    if (found->scale)
+        count_clamped(auditor, found, source, format);
 }
 
 // --- the whole
 
 static const struct weight *source_of(const struct auditor *auditor, const struct weight_list *sources,
-                                      const struct weight *found)
+                                      const struct weight *found, size_t likely)
 {
     if (found == &auditor->bundle->model.head)
         return &auditor->source->head; // a tied one, too
     if (found == &auditor->bundle->model.embedding)
         return &auditor->source->embedding;
-    return find_weight(sources, found->name);
+    return find_weight(sources, found->name, likely);
 }
 
 static int audit_tensors(struct auditor *auditor, const struct weight_list *sources, struct error *error)
@@ -283,8 +329,8 @@ static int audit_tensors(struct auditor *auditor, const struct weight_list *sour
     const struct bundle *bundle = auditor->bundle;
     for (size_t i = 0; i < auditor->found.n; i++) {
         const struct weight *found = auditor->found.weights[i];
-        const struct weight *wanted = find_weight(&auditor->wanted, found->name);
-        const struct weight *source = source_of(auditor, sources, found);
+        const struct weight *wanted = find_weight(&auditor->wanted, found->name, i);
+        const struct weight *source = source_of(auditor, sources, found, i);
         if (!source || source->rows != found->rows || source->cols != found->cols ||
             (wanted && (wanted->rows != found->rows || wanted->cols != found->cols)))
             return error_set(
@@ -294,18 +340,18 @@ static int audit_tensors(struct auditor *auditor, const struct weight_list *sour
                 bundle->path, found->name);
         auditor->audit->tensors++;
         struct quant_decision decision;
-        quant_decide(bundle->scheme, bundle->keep, bundle->n_keep, found, found == &bundle->model.head, &decision);
-        if (is_quantized(found))
-            count_clamped(auditor, found, source, decision.rule.format);
+        quant_decide(bundle->scheme, &bundle->config, bundle->keep, bundle->n_keep, found, found == &bundle->model.head, &decision);
+        if (stored_coded(found))
+            count_quantized(auditor, found, source, decision.rule.format);
         if (!wanted)
             add_finding(auditor, found->name, "is stored, the scheme stores no such tensor");
-        else if (is_quantized(found) && !bundle->own)
+        else if (stored_coded(found) && !bundle->own)
             compare_distance(auditor, found, wanted, source, decision.rule.format);
         else
             compare_bits(auditor, i, wanted);
     }
     for (size_t i = 0; i < auditor->wanted.n; i++)
-        if (!find_weight(&auditor->found, auditor->wanted.weights[i]->name))
+        if (!find_weight(&auditor->found, auditor->wanted.weights[i]->name, i))
             add_finding(auditor, auditor->wanted.weights[i]->name, "is missing, the scheme stores it");
     return 0;
 }
@@ -343,8 +389,9 @@ static int prepare(struct auditor *auditor, struct weight_list *sources)
                         list_weights(auditor->arena, auditor->source, sources);
     for (size_t i = 0; listed && i < auditor->found.n; i++)
         widest = auditor->found.weights[i]->cols > widest ? auditor->found.weights[i]->cols : widest;
-    auditor->row = arena_alloc(auditor->arena, widest, sizeof *auditor->row);
-    auditor->other_row = arena_alloc(auditor->arena, widest, sizeof *auditor->other_row);
+    widest = widest < 256 / WEIGHT_BOOK_ROWS ? 256 / WEIGHT_BOOK_ROWS : widest; // a codebook of 256, too
+    auditor->row = arena_alloc(auditor->arena, widest, WEIGHT_BOOK_ROWS * sizeof *auditor->row);
+    auditor->other_row = arena_alloc(auditor->arena, widest, WEIGHT_BOOK_ROWS * sizeof *auditor->other_row);
     auditor->codes = arena_alloc(auditor->arena, widest, sizeof *auditor->codes);
     auditor->reported = listed ? arena_alloc(auditor->arena, auditor->found.n, sizeof *auditor->reported) : NULL;
     return auditor->audit->findings && auditor->row && auditor->other_row && auditor->codes && auditor->reported;

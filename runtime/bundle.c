@@ -80,7 +80,10 @@ static int open_config(struct bundle *bundle, const struct metadata *metadata, s
             "%s: language.vocab_size of metadata.json is %u, vocab_size of config.json is %u: tokens would be "
             "read as others",
             bundle->path, metadata->vocabulary, bundle->config.vocabulary);
-    return 0;
+    struct error why;
+    return scheme_check(bundle->scheme, bundle->config.family, &why)
+               ? error_set(error, ERROR_CONTRACT, "%s: %.900s", bundle->path, why.text)
+               : 0;
 }
 
 static int open_tokenizer(struct bundle *bundle, struct error *error)
@@ -103,12 +106,18 @@ static int open_plan(struct bundle *bundle, const struct metadata *metadata, str
     const int code = plan_read(path, bundle->config.family, &bundle->plan, error);
     if (code)
         return code;
-    for (int row = 0; row < PLAN_ROWS; row++)
+    for (int row = 0; row < PLAN_ROWS; row++) {
+        if (bundle->declared[row] && !plan_has(bundle->config.family, (enum plan_row)row))
+            return error_set(error, ERROR_CONTRACT,
+                             "%s: compression.plan of metadata.json declares %s, of which a model of family %s has "
+                             "nothing",
+                             bundle->path, plan_row_name((enum plan_row)row), family_name(bundle->config.family));
         if (bundle->declared[row] && metadata->declared_as[row] != bundle->plan.rows[row])
             return error_set(error, ERROR_CONTRACT,
                              "%s: compression.plan of metadata.json declares %s = %s, precision.json says %s",
                              bundle->path, plan_row_name((enum plan_row)row),
                              precision_name(metadata->declared_as[row]), precision_name(bundle->plan.rows[row]));
+    }
     return 0;
 }
 
@@ -116,6 +125,10 @@ static int open_plan(struct bundle *bundle, const struct metadata *metadata, str
 
 static const char *form_text(enum weight_format format, uint32_t block, uint32_t cols, char text[64])
 {
+    if (format == WEIGHT_K8 || format == WEIGHT_K4)
+        return format == WEIGHT_K8 ? "int8 with codebooks" : "int4 with codebooks";
+    if (format == WEIGHT_A4)
+        return block == 32 ? "int4 block 32 with biases" : "int4 per row with biases";
     if (format != WEIGHT_Q8 && format != WEIGHT_Q4)
         return weight_format_name(format);
     const char *name = format == WEIGHT_Q8 ? "int8" : "int4";
@@ -142,7 +155,7 @@ static void check_form(void *context, const struct weight *weight)
         return;
     const bool is_head = weight == &bundle->model.head;
     struct quant_decision decision;
-    quant_decide(bundle->scheme, bundle->keep, bundle->n_keep, weight, is_head, &decision);
+    quant_decide(bundle->scheme, &bundle->config, bundle->keep, bundle->n_keep, weight, is_head, &decision);
     const bool quantized = decision.rule.format != QUANT_NONE;
     const enum weight_format expected = quantized                      ? quant_weight_format(decision.rule.format)
                                         : decision.stored == DTYPE_F32 ? WEIGHT_F32

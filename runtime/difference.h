@@ -10,6 +10,7 @@
 
 struct difference {
     const char *what, *column; // "scales", "codes", "values"; what a column is called: "block", "column"
+    const char *line;          // what a row is called: "row" unless the caller sets another
     uint64_t n, wrong;         // elements seen, elements whose bits differ
     uint64_t not_finite, zero; // of the wrong ones as found
     uint32_t rows, first_row, last_row, first_column; // of the wrong ones
@@ -17,6 +18,7 @@ struct difference {
     float expected_low, expected_high; // magnitudes that were expected at the wrong ones
     double ratio_low, ratio_high;      // found / expected where that is not zero
     double largest;                    // |found - expected|; NaN stays
+    double offset_low, offset_high;    // found - expected
     // Does every row with a wrong element, as a whole, equal the expected row ...
     bool from_left, from_right; // moved by one column, the border apart
     bool exchanged;             // with neighbouring pairs exchanged

@@ -4,6 +4,7 @@
 
 #include "harness/base/floating.h"
 #include "runtime/lfm2.h"
+#include "runtime/qwen35.h"
 
 struct runtime_engine {
     struct engine base; // first: the socket's pointer is ours
@@ -31,9 +32,10 @@ static int step(struct engine *engine, uint32_t token, const struct tap_sink *ta
     if (engine->position >= engine->capacity)
         return error_set(error, ERROR_USAGE, "%s: opened for %u positions, and one more is asked for", engine->name,
                          engine->capacity);
+    const bool lfm2 = config_is_lfm2(engine->config);
     struct floating saved;
     floating_enter(&saved);
-    *logits = runtime_lfm2_step(own(engine)->run, engine->position, token, taps);
+    *logits = (lfm2 ? runtime_lfm2_step : runtime_qwen35_step)(own(engine)->run, engine->position, token, taps);
     engine->position++;
     floating_leave(&saved);
     return 0;
@@ -74,10 +76,11 @@ static const struct engine_class class = {
 };
 
 // The stored dtype decides what is computed; a plan that says otherwise would report a precision that was not there.
+// Qwen3.5's projections are quantized with the body: no row of the plan speaks of them.
 static int projections_check(const struct model *model, const struct plan *plan, struct error *error)
 {
     const enum precision planned = plan->rows[PLAN_ATTENTION_PROJECTIONS];
-    for (uint32_t i = 0; i < model->config.layers; i++) {
+    for (uint32_t i = 0; config_is_lfm2(&model->config) && i < model->config.layers; i++) {
         const struct layer *layer = &model->layers[i];
         const struct weight *weights[] = {&layer->q_proj, &layer->k_proj, &layer->v_proj, &layer->attn_out};
         for (size_t w = 0; layer->mixer == MIXER_ATTENTION && w < sizeof weights / sizeof *weights; w++) {
@@ -92,6 +95,22 @@ static int projections_check(const struct model *model, const struct plan *plan,
                                  plan_row_name(PLAN_ATTENTION_PROJECTIONS), precision_name(planned));
         }
     }
+    return 0;
+}
+
+// A fault without effect would let a healthy run pass for a gate that failed to close.
+static int fault_check(const struct config *config, const struct runtime_options *options, struct error *error)
+{
+    const enum precision delta = options->plan->rows[PLAN_DELTA_STATE];
+    const char *name = fault_name(options->fault), *description = fault_description(options->fault);
+    if (!fault_applies(options->fault, config))
+        return error_set(error, ERROR_USAGE,
+                         "fault \"%s\" (%s): this %s model has nothing that it could change; choose another", name,
+                         description, family_name(config->family));
+    if (options->fault == FAULT_DELTA_STATE_F16 && delta == PRECISION_F16)
+        return error_set(error, ERROR_USAGE,
+                         "fault \"%s\" (%s): the precision plan says %s = %s; it needs one that says f32", name,
+                         description, plan_row_name(PLAN_DELTA_STATE), precision_name(delta));
     return 0;
 }
 
@@ -110,7 +129,9 @@ static int engine_fill(struct runtime_engine *engine, const struct model *model,
         .device = "cpu",
         .precision = "float16",
     };
-    int failed = projections_check(model, options->plan, error);
+    int failed = fault_check(&model->config, options, error);
+    if (!failed)
+        failed = projections_check(model, options->plan, error);
     if (!failed)
         failed = step_open(&engine->arena, model, options->plan, options->fault, options->isa, options->pool,
                                    options->capacity, &engine->run, error);

@@ -20,7 +20,8 @@ struct runtime_options {
     const struct profile_hook *profile; // NULL: none. Borrowed.
 };
 
-// `model` comes from a bundle (runtime/bundle.h) and is borrowed. On failure *engine is NULL.
+// `model` comes from a bundle (runtime/bundle.h) and is borrowed. ERROR_USAGE: a fault that could change nothing in
+// this model (fault_applies) or under this plan. On failure *engine is NULL.
 int runtime_open(struct engine **engine, const struct model *model, const struct runtime_options *options,
                  struct error *error);
 

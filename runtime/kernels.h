@@ -123,14 +123,14 @@ struct kernels {
     // chain F32: ss = SUM32 of x x by fma; r = 1 / sqrt(ss + 1e-6), each operation rounded.
     // chain F16: as one shipped runtime computes it (zoo.md 3.4). Every step of SUM32 is rounded to half: p = h(x x),
     // acc = h(acc + p), each sum of the tree; then r = h(1 / sqrt(h(ss + h(1e-6)))), root and quotient in fp32.
-    // A sum over 65,504 is Inf, and the row 0.
+    // A sum of 65,520 or more is Inf, and every number of the row 0.
     void (*l2_norm)(const float *x, uint32_t n, float scale, enum precision chain, float *y);
 
     // One step of the gated delta rule (architecture.md 4.4), i increasing in every chain, from +0:
     //   D_ij = S_ij e^g; mem_j = chain of fma(k_i, D_ij, .); d_j = (v_j - mem_j) beta; S_ij = fma(k_i, d_j, D_ij);
     //   out_j = h(chain of fma(q_i, S_ij, .)), on S before it is rounded to the state's precision.
     // Where e^g makes fp32 subnormals, flushing them may change the sign of a zero of out or of S, and nothing else.
-    // q, k [dk] as l2_norm leaves them; v, out [dv].
+    // q, k [dk] as l2_norm leaves them, without Inf; v, out [dv].
     void (*delta_step)(const struct delta_state *state, const float *q, const float *k, const float *v, float beta,
                        float g, float *out);
 

@@ -18,6 +18,18 @@ void kernels_avx2_arrange(const float *x, uint32_t n, float *arranged);
 void kernels_avx2_linear(const struct weight *weight, const float *x, struct linear_rule rule, size_t first,
                          size_t end, float *y);
 
+// The same for one of the experts' formats; kernels_avx2_linear calls them.
+void kernels_avx2_linear_a4(const struct weight *weight, struct linear_rule rule, const float *x, size_t first,
+                            size_t end, float *y);
+void kernels_avx2_linear_k8(const struct weight *weight, struct linear_rule rule, const float *x, size_t first,
+                            size_t end, float *y);
+void kernels_avx2_linear_k4(const struct weight *weight, struct linear_rule rule, const float *x, size_t first,
+                            size_t end, float *y);
+
+// The same for them all, on inputs as kernels_avx512.c arranges them.
+void kernels_avx512_linear_expert(const struct weight *weight, const float *x, struct linear_rule rule, size_t first,
+                                  size_t end, float *y);
+
 // struct kernels' entries of the delta net.
 void kernels_avx2_rms_norm_gated(const float *o, const float *w, const float *z, uint32_t n, float eps, float *y);
 void kernels_avx2_silu(const float *x, size_t n, float *y);

@@ -219,10 +219,14 @@ void kernels_avx2_linear(const struct weight *weight, const float *x, struct lin
     static const linear_fn standard[] = {
         [WEIGHT_F32] = linear_f32, [WEIGHT_F16] = linear_f16, [WEIGHT_BF16] = linear_bf16,
         [WEIGHT_Q8] = linear_q8,   [WEIGHT_Q4] = linear_q4,
+        [WEIGHT_A4] = kernels_avx2_linear_a4, [WEIGHT_K8] = kernels_avx2_linear_k8,
+        [WEIGHT_K4] = kernels_avx2_linear_k4,
     };
     static const linear_fn by_rule[] = {
         [WEIGHT_F32] = linear_f32_by_rule, [WEIGHT_F16] = linear_f16_by_rule, [WEIGHT_BF16] = linear_bf16_by_rule,
         [WEIGHT_Q8] = linear_q8_by_rule,   [WEIGHT_Q4] = linear_q4_by_rule,
+        [WEIGHT_A4] = kernels_avx2_linear_a4, [WEIGHT_K8] = kernels_avx2_linear_k8,
+        [WEIGHT_K4] = kernels_avx2_linear_k4,
     };
     assert(weight->format != WEIGHT_NONE);
     const bool is_standard = rule.sum == PRECISION_F32 && rule.dequant == PRECISION_F32;

@@ -18,6 +18,10 @@ void kernels_neon_arrange(const float *x, uint32_t n, float *arranged);
 void kernels_neon_linear(const struct weight *weight, const float *x, struct linear_rule rule, size_t first,
                          size_t end, float *y);
 
+// The same for one of the experts' formats; kernels_neon_linear calls it.
+void kernels_neon_linear_expert(const struct weight *weight, struct linear_rule rule, const float *x, size_t first,
+                                size_t end, float *y);
+
 // struct kernels' entries of the delta net.
 void kernels_neon_rms_norm_gated(const float *o, const float *w, const float *z, uint32_t n, float eps, float *y);
 void kernels_neon_silu(const float *x, size_t n, float *y);

@@ -1,5 +1,7 @@
 #include "runtime/lfm2.h"
 
+#include "runtime/experts.h"
+
 // --- the short convolution: u [d] -> m [d]
 
 static void short_conv(struct step *run, uint32_t i, const float *u, float *m, const struct tap_sink *taps)
@@ -89,7 +91,10 @@ const float *runtime_lfm2_step(struct step *run, uint32_t position, uint32_t tok
         tap(taps, i, TAP_RESID, h, d);
         kernels->rms_norm(h, own->ffn_norm, d, eps, u);
         tap(taps, i, TAP_FFN_NORM, u, d);
-        step_swiglu(run, &model->layers[i].w1, &model->layers[i].w3, &model->layers[i].w2, u, m);
+        if (model->layers[i].sparse)
+            runtime_experts(run, i, u, m, taps);
+        else
+            step_swiglu(run, &model->layers[i].w1, &model->layers[i].w3, &model->layers[i].w2, u, m);
         tap(taps, i, TAP_FFN, m, d);
         kernels->add(h, m, d, h);
         tap(taps, i, TAP_OUT, h, d);

@@ -192,6 +192,8 @@ int quantize_bundle(const struct quantize_request *request, struct coverage *cov
     for (size_t i = 0; i < request->n_keep && !code; i++)
         code = quant_keep_check(request->keep[i], error);
     if (!code)
+        code = scheme_check(request->scheme, request->model->config.family, error);
+    if (!code)
         code = check_replaceable(&work.arena, request->out, error);
     if (!code)
         code = checkpoint_hash(request->checkpoint, &work.hashes, error);

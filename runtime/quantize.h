@@ -40,7 +40,7 @@ struct quantize_request {
 
 // Writes the bundle directory: into a temporary directory beside it, renamed at the end. The same checkpoint,
 // directory name included, scheme and keep give the same bytes. coverage may be NULL; otherwise the caller closes it,
-// on failure too. ERROR_USAGE: a keep pattern that is none, or matches nothing that the scheme quantizes.
+// on failure too. ERROR_USAGE: a scheme that the family does not have, a keep pattern that is none, or matches nothing that the scheme quantizes.
 // ERROR_INPUT: a weight that is not finite, or whose half or scale would be infinite, with tensor, row and column.
 int quantize_bundle(const struct quantize_request *request, struct coverage *coverage, struct error *error);
 void coverage_close(struct coverage *coverage);

@@ -91,8 +91,10 @@ void step_swiglu(struct step *run, const struct weight *gate, const struct weigh
 // float, then h() as the plan says.
 static void rope_row(struct step *run, uint32_t position)
 {
-    const uint32_t half = run->model->config.rotary_width / 2;
-    const uint32_t turns = run->fault == FAULT_ROPE_OFF_BY_ONE ? position + 1 : position;
+    const uint32_t half = run->rotary_width / 2;
+    const uint32_t turns = run->fault == FAULT_ROPE_OFF_BY_ONE       ? position + 1
+                           : run->fault == FAULT_POSITION_RESTARTED ? position - run->loaded
+                                                                    : position;
     for (uint32_t j = 0; j < half; j++) {
         const float angle = run->frequencies[j] * (float)turns;
         run->cos[j] = (float)angle_cos(angle);
@@ -195,8 +197,8 @@ static bool layer_open(struct arena *arena, const struct layer *layer, struct st
 // oracles/README.md).
 static void frequencies_open(struct step *run)
 {
-    const uint32_t width = run->model->config.rotary_width;
-    const double theta = run->fault == FAULT_ROPE_THETA ? 10000.0 : run->model->config.rope_theta;
+    const uint32_t width = run->rotary_width;
+    const double theta = run->fault == FAULT_ROPE_THETA ? FAULT_THETA : run->model->config.rope_theta;
     const bool narrow =
         run->fault == FAULT_ROPE_FREQUENCY_F16 || run->plan.rows[PLAN_ROPE_FREQUENCY] == PRECISION_F16;
     for (uint32_t j = 0; j < width / 2; j++) {
@@ -214,12 +216,15 @@ static size_t larger(size_t a, size_t b)
 static bool rows_open(struct arena *arena, struct step *run)
 {
     const struct config *config = &run->model->config;
-    const size_t d = config->hidden, dh = config->head_width, half = config->rotary_width / 2;
+    const size_t d = config->hidden, dh = config->head_width, half = run->rotary_width / 2;
     const size_t feed_forward = larger(config->feed_forward, larger(config->expert_width, config->shared_width));
     const size_t q_width = config->query_heads * dh, k_width = config->key_heads * dh;
     const size_t values = (size_t)config->delta_value_heads * config->delta_value_width;
     const size_t widest = larger(larger(d, feed_forward), larger(q_width, values)); // input of a linear layer
-    const size_t conv = config_is_lfm2(config) ? d : 0;
+    const size_t conv = config_is_lfm2(config) ? d : 0, gates = config_is_lfm2(config) ? 0 : q_width;
+    const size_t channels = config_delta_channels(config), value_heads = config->delta_value_heads;
+    const size_t spare = run->fault == FAULT_NONE ? 0 : values * config->delta_key_width;
+    const size_t slots = config->experts ? config->experts_per_token + 1 : 0;
     const struct {
         float **row;
         size_t width;
@@ -233,6 +238,17 @@ static bool rows_open(struct arena *arena, struct step *run)
         {&run->bcx, 3 * conv},
         {&run->bx, conv},
         {&run->c, conv},
+        {&run->query_gate, 2 * gates},
+        {&run->attn_gate, gates},
+        {&run->column, channels},
+        {&run->qkv, channels},
+        {&run->z, values},
+        {&run->core, values},
+        {&run->a, value_heads},
+        {&run->b, value_heads},
+        {&run->beta, value_heads},
+        {&run->g, value_heads},
+        {&run->spare, spare},
         {&run->q, q_width},
         {&run->k, k_width},
         {&run->v, k_width},
@@ -242,26 +258,33 @@ static bool rows_open(struct arena *arena, struct step *run)
         {&run->up, feed_forward},
         {&run->arranged, kernels_arranged(widest)},
         {&run->logits, config->vocabulary},
+        {&run->router, config->experts},
+        {&run->scores, config->experts},
+        {&run->ids, config->experts_per_token},
+        {&run->weights, slots},
+        {&run->outputs, slots * d},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (!(*rows[i].row = arena_alloc(arena, rows[i].width, sizeof(float))))
             return false;
-    return true;
+    run->chosen = arena_alloc(arena, config->experts_per_token, sizeof *run->chosen);
+    return run->chosen != NULL;
 }
 
 int step_open(struct arena *arena, const struct model *model, const struct plan *plan, enum fault fault,
                       enum isa isa, struct pool *pool, uint32_t capacity, struct step **out,
                       struct error *error)
 {
-    const uint32_t n_layers = model->config.layers;
+    const struct config *config = &model->config;
     struct step *run = arena_alloc(arena, 1, sizeof *run);
     if (!run)
         return error_set(error, ERROR_RUNTIME, "memory is exhausted: the runtime needs %zu bytes", sizeof *run);
     *run = (struct step){.model = model, .plan = *plan, .fault = fault, .pool = pool, .capacity = capacity};
     kernels_init(&run->kernels, isa);
-    run->layers = arena_alloc(arena, n_layers, sizeof *run->layers);
+    run->rotary_width = fault == FAULT_ROTARY_ALL ? config->head_width / 2 * 2 : config->rotary_width;
+    run->layers = arena_alloc(arena, config->layers, sizeof *run->layers);
     bool ok = run->layers && rows_open(arena, run) && vector_open(arena, &model->final_norm, &run->final_norm);
-    for (uint32_t i = 0; ok && i < n_layers; i++)
+    for (uint32_t i = 0; ok && i < config->layers; i++)
         ok = layer_open(arena, &model->layers[i], &run->layers[i]);
     if (!ok)
         return error_set(error, ERROR_RUNTIME, "memory is exhausted after %zu bytes of the runtime's rows",

@@ -47,6 +47,8 @@ struct step {
     struct pool *pool;
     const struct profile_hook *profile; // set by the engine; NULL: none
     uint32_t capacity;              // positions the caches have room for
+    uint32_t rotary_width;          // R, but for one fault
+    uint32_t loaded;                // position of the state that was loaded last; 0: none since the reset
     struct step_layer *layers;      // [L]
     const float *final_norm;        // h(w) [d]
     float *frequencies;             // [R/2]
@@ -57,6 +59,17 @@ struct step {
     float *arranged;                // an input of a linear layer as the kernel wants it
     float *logits;                  // [V]
     float *bcx, *bx, *c;            // LFM2: [3d], [d], [d] short convolution
+    // Qwen3.5
+    float *query_gate, *attn_gate;  // [Hq, 2, dh] as q_proj gives it, [Hq dh] its gates
+    float *column, *qkv;            // [C] newest column of the convolution, its activated result q | k | v
+    float *z, *core;                // [Hv dv]
+    float *a, *b, *beta, *g;        // [Hv]
+    float *spare;                   // [Hv dk dv] where a fault needs it
+    // experts, the shared one in the last slot
+    float *router, *scores;         // [E] logits, scores
+    uint32_t *chosen;               // [k]
+    float *ids;                     // [k] chosen, as a tap has them
+    float *weights, *outputs;       // [k + 1], [k + 1, d]
 };
 
 // All in the arena, which the caller closes, on failure too. The model and the pool are borrowed.

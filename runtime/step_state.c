@@ -132,6 +132,7 @@ struct attention_view step_view(const struct step *run, uint32_t layer, uint32_t
 void step_reset(struct step *run)
 {
     const struct config *config = &run->model->config;
+    run->loaded = 0;
     for (uint32_t i = 0; i < config->layers && run->fault != FAULT_STATE_NOT_RESET; i++) {
         if (run->layers[i].history)
             memset(run->layers[i].history, 0, history_size(config, i) * sizeof(float));
@@ -257,9 +258,12 @@ int step_load(struct step *run, const struct state *state, struct error *error)
         failed = overflow_check(run, &state->tensors[i], error);
     if (failed)
         return failed;
+    run->loaded = state->position;
     uint64_t at[3];
     for (size_t i = 0; i < state->n; i++) {
         if (run->fault == FAULT_RESTORE_LOSES_CONV && state->tensors[i].kind == STATE_CONV)
+            continue;
+        if (run->fault == FAULT_RESTORE_LOSES_DELTA && state->tensors[i].kind == STATE_DELTA)
             continue;
         for (uint64_t e = 0; e < state->tensors[i].elements; e++) {
             state_at(&state->tensors[i], e, at);

@@ -70,6 +70,15 @@ static inline const struct scheme *scheme_named(const char *name)
     return scheme;
 }
 
+// The scheme after `last` (NULL: the first) that the family has; NULL at the end.
+static inline const struct scheme *next_scheme(const struct scheme *last, enum family family)
+{
+    const struct scheme *scheme = last ? last + 1 : schemes;
+    while (scheme->name && !scheme_fits(scheme, family))
+        scheme++;
+    return scheme->name ? scheme : NULL;
+}
+
 static inline int try_quantize(struct source *source, const char *scheme, const char *keep, const char *out,
                                struct coverage *coverage, struct error *error)
 {

@@ -167,6 +167,26 @@ static int record_with(bool reference, struct error *error)
     return code;
 }
 
+static void ignore_row(void *context, uint32_t t, const float *logits)
+{
+    (void)context;
+    (void)t;
+    (void)logits;
+}
+
+static int run_batch(struct error *error)
+{
+    struct engine *engine = NULL;
+    const struct reference_options exact = {.isa = isa_best(), .capacity = CAPACITY, .name = "reference"};
+    const struct batch_sink sink = {.row = ignore_row};
+    const uint32_t tokens[] = {1, 2, 3};
+    int code = reference_open(&engine, &model, &exact, error);
+    if (!code)
+        code = engine->class->batch(engine, tokens, 3, &sink, error);
+    engine_close(&engine);
+    return code;
+}
+
 static int record_reference(struct error *error)
 {
     return record_with(true, error);
@@ -250,6 +270,7 @@ const struct stage stages[] = {
     {"quantize", make_bundle},
     {"bundle", open_bundle},
     {"audit", audit_it},
+    {"a batch", run_batch},
     {"reference traces", record_reference},
     {"runtime traces", record_candidate},
     {"trace", open_trace},

@@ -16,15 +16,30 @@ static struct config config;
 static struct model model;
 static struct profile profile;
 
-static void setup(void)
+static void open_model(const char *path)
 {
     struct error error = {0};
-    int code = checkpoint_open(&checkpoint, ASSAY_FIXTURES "/models/lfm2-mini", &error);
+    int code = checkpoint_open(&checkpoint, path, &error);
     if (!code)
         code = config_open(&arena, checkpoint->config_path, &config, &error);
     if (!code)
         code = model_bind(&arena, &config, &checkpoint->table, false, &model, NULL, &error);
     cr_assert_eq(code, 0, "%s", error.text);
+}
+
+static void setup(void)
+{
+    open_model(ASSAY_FIXTURES "/models/lfm2-mini");
+}
+
+static void setup_lfm2moe(void)
+{
+    open_model(ASSAY_FIXTURES "/models/lfm2moe-mini");
+}
+
+static void setup_qwen35moe(void)
+{
+    open_model(ASSAY_FIXTURES "/models/qwen35moe-mini");
 }
 
 static void teardown(void)
@@ -34,6 +49,8 @@ static void teardown(void)
 }
 
 TestSuite(profile, .init = setup, .fini = teardown);
+TestSuite(profile_lfm2moe, .init = setup_lfm2moe, .fini = teardown);
+TestSuite(profile_qwen35moe, .init = setup_qwen35moe, .fini = teardown);
 
 static struct engine *open_engine(bool reference, const struct profile_hook *hook)
 {
@@ -49,8 +66,8 @@ static struct engine *open_engine(bool reference, const struct profile_hook *hoo
     return engine;
 }
 
-// Steps a plain and a profiled engine side by side: equal bits, and every operator is charged.
-static void expect_profile(bool reference)
+// Steps a plain and a profiled engine side by side: equal bits.
+static void run_profiled(bool reference)
 {
     profile_open(&profile, &model, reference ? 4 : 2);
     struct engine *plain = open_engine(reference, NULL), *watched = open_engine(reference, &profile.hook);
@@ -62,30 +79,44 @@ static void expect_profile(bool reference)
         profile_stop(&profile);
         cr_assert_eq(memcmp(expected, found, config.vocabulary * sizeof *found), 0);
     }
-    static const struct {
-        const char *name;
-        uint64_t calls; // of a step: 8 layers, 3 of them attention
-    } rows[] = {
-        {"embedding", 1}, {"norm", 17}, {"residual", 16}, {"swiglu", 8}, {"attention", 3}, {"convolution", 5},
-        {"conv.in_proj", 5}, {"conv.out_proj", 5}, {"self_attn.q_proj", 3}, {"self_attn.k_proj", 3},
-        {"self_attn.v_proj", 3}, {"self_attn.out_proj", 3}, {"feed_forward.w1", 8}, {"feed_forward.w3", 8},
-        {"feed_forward.w2", 8}, {"head", 1},
-    };
+    engine_close(&plain);
+    engine_close(&watched);
+}
+
+struct expected_row {
+    const char *name;
+    uint64_t calls; // of a step
+};
+
+// Every operator is charged, with the bytes that it reads; `vectors`: bytes of norms, biases and convolutions of a
+// step, which the engines hold in fp32.
+static void expect_rows(const struct expected_row *rows, size_t n, uint64_t vectors)
+{
     uint64_t bytes = 0;
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    for (size_t i = 0; i < n; i++) {
         const struct profile_row *row = profile_find(&profile, rows[i].name);
         cr_assert(row, "%s", rows[i].name);
         cr_expect_eq(row->calls, CAPACITY * rows[i].calls, "%s: %llu calls", row->name, (unsigned long long)row->calls);
         cr_expect(row->seconds >= 0, "%s", row->name);
         bytes += strcmp(row->name, "attention") ? row->bytes : 0;
     }
-    // what a step reads, but for norms and the convolution's taps, which the engines hold in fp32
-    const uint64_t vectors = 17 * 192 * 2 + 6 * 32 * 2 + 5 * 192 * 3 * 2;
-    cr_expect_eq(bytes, CAPACITY * (model_step_traffic(&model).bytes - vectors));
+    cr_expect_eq(bytes, CAPACITY * (model_step_traffic(&model).bytes - vectors), "%llu bytes charged, of %llu",
+                 (unsigned long long)bytes,
+                 (unsigned long long)(CAPACITY * (model_step_traffic(&model).bytes - vectors)));
+}
+
+static void expect_profile(bool reference)
+{
+    static const struct expected_row rows[] = { // 8 layers, 3 of them attention
+        {"embedding", 1}, {"norm", 17}, {"residual", 16}, {"swiglu", 8}, {"attention", 3}, {"convolution", 5},
+        {"conv.in_proj", 5}, {"conv.out_proj", 5}, {"self_attn.q_proj", 3}, {"self_attn.k_proj", 3},
+        {"self_attn.v_proj", 3}, {"self_attn.out_proj", 3}, {"feed_forward.w1", 8}, {"feed_forward.w3", 8},
+        {"feed_forward.w2", 8}, {"head", 1},
+    };
+    run_profiled(reference);
+    expect_rows(rows, sizeof rows / sizeof *rows, 17 * 192 * 2 + 6 * 32 * 2 + 5 * 192 * 3 * 2);
     // keys and values: positions 1 + 2 + ... + 8 of 3 layers, 2 heads of 32
     cr_expect_eq(profile_find(&profile, "attention")->bytes, 36 * 3 * 2 * 2 * 32 * profile.state_bytes);
-    engine_close(&plain);
-    engine_close(&watched);
 }
 
 Test(profile, the_reference_is_charged_completely_and_its_bits_stay)
@@ -102,4 +133,36 @@ Test(profile, an_operator_that_never_ran_has_no_row)
 {
     profile_open(&profile, &model, 4);
     cr_assert_null(profile_find(&profile, "attention"));
+}
+
+Test(profile_lfm2moe, the_reference_is_charged_the_experts_that_a_step_used)
+{
+    static const struct expected_row rows[] = { // 6 layers, 2 of them attention, 4 with 2 experts of 8 a token
+        {"embedding", 1}, {"norm", 13}, {"residual", 12}, {"router", 4}, {"swiglu", 6}, {"attention", 2},
+        {"conv.in_proj", 4}, {"conv.out_proj", 4}, {"self_attn.q_proj", 2}, {"self_attn.k_proj", 2},
+        {"self_attn.v_proj", 2}, {"self_attn.out_proj", 2}, {"feed_forward.w1", 2}, {"feed_forward.w3", 2},
+        {"feed_forward.w2", 2}, {"feed_forward.gate", 4}, {"feed_forward.experts.w1", 8},
+        {"feed_forward.experts.w3", 8}, {"feed_forward.experts.w2", 8}, {"head", 1},
+    };
+    run_profiled(true);
+    expect_rows(rows, sizeof rows / sizeof *rows, 13 * 192 * 2 + 4 * 32 * 2 + 4 * 192 * 3 * 2 + 4 * 8 * 4);
+    // and no other: each expert is gate, up, down of [128, 192] in bf16
+    cr_expect_eq(profile_find(&profile, "feed_forward.experts.w1")->bytes, CAPACITY * 8 * 128 * 192 * 2);
+}
+
+Test(profile_qwen35moe, the_reference_is_charged_the_experts_that_a_step_used)
+{
+    static const struct expected_row rows[] = { // 8 layers, 2 of them attention, 2 experts of 8 and a shared one
+        {"embedding", 1}, {"norm", 17}, {"residual", 16}, {"router", 8}, {"convolution", 6}, {"gates of the delta net", 6}, {"swiglu", 8}, {"attention", 2},
+        {"delta rule", 6}, {"linear_attn.in_proj_qkv", 6}, {"linear_attn.in_proj_z", 6},
+        {"linear_attn.in_proj_b", 6}, {"linear_attn.in_proj_a", 6}, {"linear_attn.out_proj", 6},
+        {"self_attn.q_proj", 2}, {"self_attn.k_proj", 2}, {"self_attn.v_proj", 2}, {"self_attn.o_proj", 2},
+        {"mlp.gate", 8}, {"mlp.experts.gate_up_proj", 32}, {"mlp.experts.down_proj", 16},
+        {"mlp.shared_expert_gate", 8}, {"mlp.shared_expert.gate_proj", 8}, {"mlp.shared_expert.up_proj", 8},
+        {"mlp.shared_expert.down_proj", 8}, {"head", 1},
+    };
+    run_profiled(true);
+    const uint64_t delta = (256 * 4 + 4 + 4 + 32) * 2; // convolution, a_log, dt_bias, norm
+    expect_rows(rows, sizeof rows / sizeof *rows, 17 * 160 * 2 + 2 * 2 * 64 * 2 + 6 * delta);
+    cr_expect_eq(profile_find(&profile, "mlp.experts.down_proj")->bytes, CAPACITY * 16 * 160 * 64 * 2);
 }

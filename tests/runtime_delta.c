@@ -230,7 +230,7 @@ Test(delta, a_rounding_in_another_place_is_seen)
     for (int i = 0; i < OPERATORS; i++)
         for (int fault = 1; fault <= 4 && operators[i].faults[fault - 1]; fault++) {
             bool seen = false;
-            for (int row = 0; row < 64 && !seen; row++) {
+            for (int row = 0; row < 1000 && !seen; row++) {
                 fill_operands(&x, SHAPE_ORDINARY);
                 operators[i].run(&kernels, &x, 577, y);
                 operators[i].slow(&x, 577, fault, slow);

@@ -136,9 +136,12 @@ Test(step, an_operation_in_another_place_is_seen)
     kernels_init(&kernels, ISA_SCALAR);
     seed_random("step faults");
     for (int fault = STEP_RIGHT; fault < STEP_FAULTS; fault++) {
-        fill_head(&head, SHAPE_ORDINARY, 128, 128);
-        cr_expect_eq(steps_agree(&kernels, &head, PRECISION_F16, 128, 128, fault, what), fault == STEP_RIGHT,
-                     "fault %d: %s", fault, what);
+        bool agree = true;
+        for (int trial = 0; trial < 16 && agree; trial++) { // beta inside changes a few of 16,384 halves, or none
+            fill_head(&head, SHAPE_ORDINARY, 128, 128);
+            agree = steps_agree(&kernels, &head, PRECISION_F16, 128, 128, fault, what);
+        }
+        cr_expect_eq(agree, fault == STEP_RIGHT, "fault %d: %s", fault, what);
     }
 }
 
@@ -182,6 +185,10 @@ static void step_from_seed(const struct kernels *kernels, enum shape shape, floa
     float y[41];
     seed_random("flush");
     fill_head(&head, shape, 33, 41);
+    for (int i = 0; i < 33; i++) { // l2_norm leaves no Inf: a small number x Inf and 0 x Inf differ
+        head.q[i] = isinf(head.q[i]) ? 1 : head.q[i];
+        head.k[i] = isinf(head.k[i]) ? 1 : head.k[i];
+    }
     const struct delta_state state = view(&head, PRECISION_F16, 33, 41);
     kernels->delta_step(&state, head.q, head.k, head.v, head.beta, g, y);
     memcpy(states, head.halves, sizeof *states * 33 * 41);

@@ -15,7 +15,7 @@
 
 // --- operators
 
-static double lin(const struct plan *plan, const struct weight *w, uint32_t row, const double *x)
+static inline double lin(const struct plan *plan, const struct weight *w, uint32_t row, const double *x)
 {
     const enum precision sum = plan->rows[PLAN_LINEAR_SUM];
     const bool quantized = w->format == WEIGHT_Q8 || w->format == WEIGHT_Q4;
@@ -44,8 +44,8 @@ static double lin(const struct plan *plan, const struct weight *w, uint32_t row,
 }
 
 // y = h(LIN(x) + b)
-static void slow_linear(const struct plan *plan, const struct weight *w, const struct weight *bias, const double *x,
-                        enum precision precision, double *y)
+static inline void slow_linear(const struct plan *plan, const struct weight *w, const struct weight *bias,
+                               const double *x, enum precision precision, double *y)
 {
     for (uint32_t r = 0; r < w->rows; r++) {
         double v = lin(plan, w, r, x);
@@ -55,7 +55,7 @@ static void slow_linear(const struct plan *plan, const struct weight *w, const s
     }
 }
 
-static void slow_norm(const struct weight *w, const double *x, uint32_t n, double eps, double *y)
+static inline void slow_norm(const struct weight *w, const double *x, uint32_t n, double eps, double *y)
 {
     double lane[32] = {0};
     for (uint32_t l = 0; l < 32; l++)
@@ -66,12 +66,12 @@ static void slow_norm(const struct weight *w, const double *x, uint32_t n, doubl
         y[k] = hf(fl(hf(fl(x[k] * r)) * hf((double)weight_at(w, 0, k))));
 }
 
-static void slow_rope(const struct plan *plan, const struct config *config, uint32_t position, double *x,
-                      enum precision precision)
+static inline void slow_rope(const struct plan *plan, const struct config *config, uint32_t position, double *x,
+                             enum precision precision)
 {
-    const uint32_t n = config->head_width / 2;
+    const uint32_t n = config->rotary_width / 2;
     for (uint32_t j = 0; j < n; j++) {
-        const float e = 2.0f * (float)j / (float)config->head_width;
+        const float e = 2.0f * (float)j / (float)config->rotary_width;
         const double p = fl((double)powl((long double)config->rope_theta, (long double)e));
         const double f = to(fl(1 / p), plan->rows[PLAN_ROPE_FREQUENCY]);
         const long double angle = (long double)fl(f * position);
@@ -103,11 +103,11 @@ struct slow {
     enum slip slip;
     uint32_t n; // tokens so far
     // what the sequence was, per layer and token
-    double bx[SLOW_LAYERS][SLOW_TOKENS][192], k[SLOW_LAYERS][SLOW_TOKENS][64], v[SLOW_LAYERS][SLOW_TOKENS][64];
+    double bx[SLOW_LAYERS][SLOW_TOKENS][192], k[SLOW_LAYERS][SLOW_TOKENS][128], v[SLOW_LAYERS][SLOW_TOKENS][128];
     double logits[SLOW_WIDTH];
 };
 
-static void slow_conv(struct slow *slow, uint32_t layer, const double *u, double *m)
+static inline void slow_conv(struct slow *slow, uint32_t layer, const double *u, double *m)
 {
     const struct layer *w = &slow->model->layers[layer];
     const uint32_t d = slow->model->config.hidden, taps = slow->model->config.conv_taps;
@@ -130,7 +130,7 @@ static void slow_conv(struct slow *slow, uint32_t layer, const double *u, double
 }
 
 // One query head over all positions so far.
-static void slow_head(const struct slow *slow, uint32_t layer, uint32_t key_head, const double *q, double *out)
+static inline void slow_head(const struct slow *slow, uint32_t layer, uint32_t key_head, const double *q, double *out)
 {
     const uint32_t dh = slow->model->config.head_width, length = slow->n + 1;
     const double scale = fl(1 / sqrt(dh));
@@ -170,7 +170,7 @@ static void slow_head(const struct slow *slow, uint32_t layer, uint32_t key_head
     }
 }
 
-static void slow_attention(struct slow *slow, uint32_t layer, const double *u, double *m)
+static inline void slow_attention(struct slow *slow, uint32_t layer, const double *u, double *m)
 {
     const struct config *config = &slow->model->config;
     const struct layer *w = &slow->model->layers[layer];
@@ -193,7 +193,7 @@ static void slow_attention(struct slow *slow, uint32_t layer, const double *u, d
     slow_linear(&slow->plan, &w->attn_out, NULL, o, PRECISION_F16, m);
 }
 
-static const double *slow_step(struct slow *slow, uint32_t token)
+static inline const double *slow_step(struct slow *slow, uint32_t token)
 {
     const struct model *model = slow->model;
     const struct config *config = &model->config;

@@ -117,6 +117,33 @@ Test(synth, values_have_the_stated_spread)
     }
 }
 
+Test(synth, what_is_added_to_one_or_decays_has_a_centre_of_its_own)
+{
+    static const struct {
+        const char *name;
+        float centre, spread;
+    } rows[] = {
+        {"model.language_model.layers.0.input_layernorm.weight", 0, 0.5f},
+        {"model.language_model.layers.0.post_attention_layernorm.weight", 0, 0.5f},
+        {"model.language_model.layers.3.self_attn.q_norm.weight", 0.5f, 0.5f},
+        {"model.language_model.norm.weight", 0, 0.5f},
+        {"model.language_model.layers.0.linear_attn.norm.weight", 1, 0.5f},
+        {"model.language_model.layers.0.linear_attn.A_log", 0.5f, 1.5f},
+        {"model.language_model.layers.0.linear_attn.dt_bias", -4, 2},
+        {"model.layers.2.feed_forward.expert_bias", 0, 0.1f},
+        {"model.layers.2.conv.conv.bias", 0, 0.1f},
+        {"model.layers.2.operator_norm.weight", 1, 0.5f},
+        {"model.embedding_norm.weight", 1, 0.5f},
+        {"model.layers.2.self_attn.k_layernorm.weight", 1.5f, 0.5f},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        const struct tensor_declaration tensor = {.name = rows[i].name, .dtype = DTYPE_BF16, .rank = 1, .shape = {64}};
+        const struct synth_stream stream = synth_stream(1, &tensor);
+        cr_expect(stream.centre == rows[i].centre && stream.spread == rows[i].spread, "%s: %g, %g", rows[i].name,
+                  (double)stream.centre, (double)stream.spread);
+    }
+}
+
 Test(synth, narrow_dtypes_are_the_rounded_floats)
 {
     enum { N = 4096 };

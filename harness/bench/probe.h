@@ -8,9 +8,13 @@
 
 #include "harness/base/isa.h"
 
+enum { PROBE_STREAMS = 8, PROBE_AHEAD = 1024 };
+
 struct probe {
     const char *name; // "avx512"; "plain" without any of the sets below
-    // XOR of all 8-byte words (a rest under 8 bytes is left out), so that no load can be dropped. Any alignment.
+    // XOR of all 8-byte words (a rest under 8 bytes is left out), so that no load can be dropped. Any alignment. Where
+    // there are instructions for it: from PROBE_STREAMS places at a time, and PROBE_AHEAD bytes are asked for before
+    // they are read, since one plain stream gets as little as a third of what memory can deliver.
     uint64_t (*read)(const unsigned char *bytes, size_t size);
     // `rounds` rounds of independent multiply-adds; the sum of the accumulators, finite.
     float (*multiply_add)(uint64_t rounds);

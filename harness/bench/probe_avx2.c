@@ -2,22 +2,27 @@
 
 #include "harness/bench/probe.h"
 
-enum { STREAMS = 8, ACCUMULATORS = 12 }; // enough to hide the latency of a load and of an fma
+enum { LOADS = 8, ACCUMULATORS = 12 }; // enough to hide the latency of a load and of an fma
 
 static uint64_t read_avx2(const unsigned char *bytes, size_t size)
 {
-    __m256i sum[STREAMS];
+    const size_t stream = size / PROBE_STREAMS / (LOADS * 32) * (LOADS * 32);
+    __m256i sum[LOADS];
     uint64_t lanes[4];
-    size_t at = 0;
-    for (int i = 0; i < STREAMS; i++)
+    for (int i = 0; i < LOADS; i++)
         sum[i] = _mm256_setzero_si256();
-    for (; at + STREAMS * 32 <= size; at += STREAMS * 32)
-        for (int i = 0; i < STREAMS; i++)
-            sum[i] = _mm256_xor_si256(sum[i], _mm256_loadu_si256((const void *)(bytes + at + 32 * i)));
-    for (int i = 1; i < STREAMS; i++)
+    for (size_t at = 0; at < stream; at += LOADS * 32)
+        for (size_t from = at; from < PROBE_STREAMS * stream; from += stream)
+            for (int i = 0; i < LOADS; i++) {
+                if (i % 2 == 0) // a cache line is two of them
+                    _mm_prefetch((const char *)bytes + from + 32 * i + PROBE_AHEAD, _MM_HINT_T1);
+                sum[i] = _mm256_xor_si256(sum[i], _mm256_loadu_si256((const void *)(bytes + from + 32 * i)));
+            }
+    for (int i = 1; i < LOADS; i++)
         sum[0] = _mm256_xor_si256(sum[0], sum[i]);
     _mm256_storeu_si256((void *)lanes, sum[0]);
-    return probe_plain.read(bytes + at, size - at) ^ lanes[0] ^ lanes[1] ^ lanes[2] ^ lanes[3];
+    const uint64_t rest = probe_plain.read(bytes + PROBE_STREAMS * stream, size - PROBE_STREAMS * stream);
+    return rest ^ lanes[0] ^ lanes[1] ^ lanes[2] ^ lanes[3];
 }
 
 static float multiply_add_avx2(uint64_t rounds)

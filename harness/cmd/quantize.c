@@ -15,27 +15,110 @@ static bool is_quantized(const struct coverage_row *row)
     return row->statistics.codes > 0;
 }
 
-static void print_row(const struct coverage_row *row)
+// Rows that the text shows as one: experts stored one by one, the same matrix of a layer, stored alike for one reason.
+struct line {
+    size_t first, n;
+    int before; // characters of the name before the expert's number
+    uint64_t bytes;
+    double error; // the largest
+    struct quant_statistics statistics;
+};
+
+// Characters up to the number of an expert; 0 where the tensor is not one expert's.
+static int before_number(const char *tensor)
+{
+    const char *at = strstr(tensor, ".experts.");
+    const size_t before = at ? (size_t)(at - tensor) + strlen(".experts.") : 0;
+    return before && strspn(tensor + before, "0123456789") ? (int)before : 0;
+}
+
+static bool belong_together(const struct coverage_row *a, const struct coverage_row *b)
+{
+    const int before = before_number(a->tensor);
+    if (!before || before != before_number(b->tensor) || strncmp(a->tensor, b->tensor, (size_t)before))
+        return false;
+    return !strcmp(strchr(a->tensor + before, '.'), strchr(b->tensor + before, '.')) &&
+           !strcmp(a->stored, b->stored) && !strcmp(a->why, b->why);
+}
+
+static void add_to_line(struct line *line, const struct coverage_row *row)
+{
+    line->n++;
+    line->bytes += row->bytes;
+    line->error = row->relative_error > line->error ? row->relative_error : line->error;
+    line->statistics.codes += row->statistics.codes;
+    line->statistics.clamped += row->statistics.clamped;
+    line->statistics.subnormal_scales += row->statistics.subnormal_scales;
+}
+
+// Lines in the order of their first rows; the rows of a layer's experts stand together. `lines` has room for all rows.
+static size_t gather_lines(const struct coverage *coverage, struct line *lines)
+{
+    size_t n = 0, layer = 0; // first line of this layer's experts
+    for (size_t i = 0; i < coverage->n; i++) {
+        const struct coverage_row *row = &coverage->rows[i];
+        const int before = before_number(row->tensor);
+        if (!before || !i || before_number(coverage->rows[i - 1].tensor) != before ||
+            strncmp(row->tensor, coverage->rows[i - 1].tensor, (size_t)before))
+            layer = n;
+        size_t line = layer;
+        while (line < n && !belong_together(&coverage->rows[lines[line].first], row))
+            line++;
+        if (line == n)
+            lines[n++] = (struct line){.first = i, .before = before};
+        add_to_line(&lines[line], row);
+    }
+    return n;
+}
+
+// "model.layers.2.feed_forward.experts.*.w1.weight (8)"
+static char *line_name(struct arena *arena, const struct coverage *coverage, const struct line *line)
+{
+    const char *tensor = coverage->rows[line->first].tensor;
+    if (line->n == 1)
+        return arena_print(arena, "%s", tensor);
+    return arena_print(arena, "%.*s*%s (%zu)", line->before, tensor, strchr(tensor + line->before, '.'), line->n);
+}
+
+static void print_line(const struct coverage_row *row, const struct line *line, int width, const char *name)
 {
     char error[16] = "";
-    if (row->bytes)
-        snprintf(error, sizeof error, "%.2e", row->relative_error);
-    printf("%-44s %-25s %12" PRIu64 "  %8s", row->tensor, row->stored, row->bytes, error);
+    if (line->bytes)
+        snprintf(error, sizeof error, "%.2e", line->error);
+    printf("%-*s %-25s %12" PRIu64 "  %8s", width, name, row->stored, line->bytes, error);
     if (is_quantized(row))
-        printf(" %9" PRIu64 " %9" PRIu64 "\n", row->statistics.clamped, row->statistics.subnormal_scales);
+        printf(" %9" PRIu64 " %9" PRIu64 "\n", line->statistics.clamped, line->statistics.subnormal_scales);
     else
         printf("  %s\n", row->why);
 }
 
-static void print_table(const struct quantize_request *request, const struct coverage *coverage)
+static void print_lines(const struct coverage *coverage, const struct line *lines, char *const *names, size_t n)
+{
+    int width = 0;
+    for (size_t i = 0; i < n; i++)
+        width = (int)strlen(names[i]) > width ? (int)strlen(names[i]) : width;
+    printf("%-*s %-25s %12s  %8s %9s %9s\n", width, "tensor", "stored as", "bytes", "error", "clamped", "subnormal");
+    for (size_t i = 0; i < n; i++)
+        print_line(&coverage->rows[lines[i].first], &lines[i], width, names[i]);
+}
+
+static int print_table(struct arena *arena, const struct quantize_request *request, const struct coverage *coverage,
+                       struct error *error)
 {
     struct quant_statistics total = {0};
     size_t n_quantized = 0;
     char bytes[32], source[32], codes[32];
-    printf("%-44s %-25s %12s  %8s %9s %9s\n", "tensor", "stored as", "bytes", "error", "clamped", "subnormal");
+    struct line *lines = arena_alloc(arena, coverage->n, sizeof *lines);
+    char **names = arena_alloc(arena, coverage->n, sizeof *names);
+    const size_t n = lines ? gather_lines(coverage, lines) : 0;
+    bool complete = lines && names;
+    for (size_t i = 0; complete && i < n; i++)
+        complete = (names[i] = line_name(arena, coverage, &lines[i])) != NULL;
+    if (!complete)
+        return error_set(error, ERROR_RUNTIME, "no memory for the coverage table");
+    print_lines(coverage, lines, names, n);
     for (size_t i = 0; i < coverage->n; i++) {
         const struct coverage_row *row = &coverage->rows[i];
-        print_row(row);
         n_quantized += is_quantized(row);
         total.codes += row->statistics.codes;
         total.clamped += row->statistics.clamped;
@@ -49,6 +132,7 @@ static void print_table(const struct quantize_request *request, const struct cov
            count_text(coverage->source_bytes, source));
     if (!n_quantized && strcmp(request->scheme->name, "fp16"))
         printf("note: scheme %s quantized nothing of this model; the last column says why\n", request->scheme->name);
+    return 0;
 }
 
 static void print_json(struct arena *arena, const struct quantize_request *request, const struct coverage *coverage)
@@ -84,7 +168,7 @@ static int quantize(const struct options *options, struct quantize_request *requ
     if (!code && options->json)
         print_json(&coverage.arena, request, &coverage);
     else if (!code)
-        print_table(request, &coverage);
+        code = print_table(&coverage.arena, request, &coverage, error);
     coverage_close(&coverage);
     subject_close(&subject);
     return code;
@@ -113,7 +197,9 @@ static int run_quantize(const struct options *options, struct error *error)
 }
 
 static const struct option quantize_options[] = {
-    {"scheme", "NAME", "fp16, int8lin, int8hu_block32_sym, int8hu_block32, int8hu_perchan_sym or int4lin"},
+    {"scheme", "NAME",
+     "fp16, int8lin, int8hu_block32_sym, int8hu_block32, int8hu_perchan_sym or int4lin; of experts sym8, int8km, int4km "
+     "or int4aff"},
     {"keep", "PATTERN=fp16",
      "leave matching tensors in half precision, e.g. '*.layers.0.feed_forward.*=fp16'; may repeat"},
     {"out", "DIR", "the bundle; an older bundle of assay there is replaced"},
@@ -126,7 +212,8 @@ const struct command command_quantize = {
     "a bundle from a checkpoint, and what became of every tensor",
     "Makes a bundle with codes and scales as the scheme says, and prints for every tensor how it is stored, its "
     "bytes, its\n"
-    "relative error, how many codes were clamped, how many scales are subnormal, or why it was left alone.",
+    "relative error, how many codes were clamped, how many scales are subnormal, or why it was left alone. Experts that a\n"
+    "checkpoint stores one by one share a line by layer and matrix, with the largest error; --json lists each.",
     "assay quantize fixtures/models/lfm2-mini --scheme int8hu_block32_sym --out out/mini.int8",
     quantize_options,
     1,

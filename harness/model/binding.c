@@ -276,8 +276,12 @@ static int bind_fused(const struct binding *binding, uint32_t index, struct laye
         struct weight *weight = layout_field(layer, &fused[i]);
         const int status = i ? bind_required(binding, name, fused[i].shape, fused[i].coding, weight, error)
                              : bind_any(binding, name, fused[i].shape, fused[i].coding, weight, error);
-        if (status || weight->format == WEIGHT_NONE)
+        if (status)
             return status;
+        if (weight->format == WEIGHT_NONE)
+            return take(binding, name, ".q8") || take(binding, name, ".q4")
+                       ? missing(binding, name, fused[i].shape, error)
+                       : 0;
         const uint32_t rows = i ? binding->config->hidden : binding->config->expert_width;
         if (weight->lut && rows % WEIGHT_BOOK_ROWS)
             return error_set(error, ERROR_INPUT, "tensor %s.lut: codebooks serve %d rows, but %u rows do not divide",

@@ -1,5 +1,7 @@
 #include "harness/model/layout.h"
 
+#include <string.h>
+
 uint64_t size_value(const struct config *config, enum size size)
 {
     const uint64_t dh = config->head_width, dv = config->delta_value_width;
@@ -171,4 +173,40 @@ bool layout_is_projection(const struct slot *slot)
 struct weight *layout_field(struct layer *layer, const struct slot *slot)
 {
     return (struct weight *)(void *)((char *)layer + slot->field);
+}
+
+static const char *past_digits(const char *text)
+{
+    return text + strspn(text, "0123456789");
+}
+
+// `pattern` may hold one %u.
+static bool is_called(const char *pattern, const char *below)
+{
+    const char *number = strchr(pattern, '%');
+    if (!number)
+        return !strcmp(pattern, below);
+    const size_t n = (size_t)(number - pattern);
+    return !strncmp(pattern, below, n) && !strcmp(number + 2, past_digits(below + n));
+}
+
+static const struct slot *find_slot(const struct slot *slots, size_t n, const char *below)
+{
+    for (size_t i = 0; i < n; i++)
+        if (is_called(slots[i].name, below))
+            return &slots[i];
+    return NULL;
+}
+
+const struct slot *layout_slot(const struct config *config, const char *name)
+{
+    const struct layout *layout = layout_of(config);
+    const char *below = strstr(name, "layers.");
+    if (!below || *(below = past_digits(below + strlen("layers."))) != '.')
+        return NULL;
+    below++;
+    const struct slot *slot = find_slot(layout->slots, layout->n, below);
+    if (!slot)
+        slot = find_slot(layout->experts, LAYOUT_EXPERT, below);
+    return slot || !layout->fused ? slot : find_slot(layout->fused, LAYOUT_FUSED, below);
 }

@@ -48,6 +48,8 @@ bool layout_has(const struct config *config, uint32_t layer, const struct slot *
 // A matrix that is multiplied with a vector: it counts as multiplications.
 bool layout_is_projection(const struct slot *slot);
 struct weight *layout_field(struct layer *layer, const struct slot *slot);
+// The slot of a layer's tensor by its checkpoint name; NULL for embedding, final norm, head and strangers.
+const struct slot *layout_slot(const struct config *config, const char *name);
 
 enum { LAYOUT_EXPERT = 3, LAYOUT_FUSED = 2 }; // slots of `experts`, of `fused`
 

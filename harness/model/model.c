@@ -114,22 +114,10 @@ int model_declare(struct arena *arena, const struct config *config, enum dtype d
 
 // --- what a token costs
 
-static uint64_t row_traffic(const struct weight *weight)
-{
-    const uint64_t blocks = weight->block ? weight->cols / weight->block : 0;
-    return weight_row_bytes(weight) + 2 * blocks * (weight->bias ? 2 : 1);
-}
-
-static uint64_t weight_traffic(const struct weight *weight)
-{
-    const uint64_t entries = weight->format == WEIGHT_K8 ? 256 : weight->format == WEIGHT_K4 ? 16 : 0;
-    return weight->rows * row_traffic(weight) + weight->rows / WEIGHT_BOOK_ROWS * entries * 2;
-}
-
 static void add_traffic(void *context, const struct weight *weight)
 {
     struct model_traffic *traffic = context;
-    traffic->bytes += weight_traffic(weight);
+    traffic->bytes += weight_bytes(weight);
 }
 
 static void add_product(struct model_traffic *traffic, const struct weight *weight, uint64_t times)
@@ -142,7 +130,7 @@ static void add_experts(struct model_traffic *traffic, const struct model *model
 {
     const struct expert *first = &layer->experts[0];
     const uint64_t k = model->config.experts_per_token;
-    traffic->bytes += k * (weight_traffic(&first->gate) + weight_traffic(&first->up) + weight_traffic(&first->down));
+    traffic->bytes += k * (weight_bytes(&first->gate) + weight_bytes(&first->up) + weight_bytes(&first->down));
     add_product(traffic, &first->gate, k);
     add_product(traffic, &first->up, k);
     add_product(traffic, &first->down, k);
@@ -150,10 +138,10 @@ static void add_experts(struct model_traffic *traffic, const struct model *model
 
 struct model_traffic model_step_traffic(const struct model *model)
 {
-    const struct weight *embedding = &model->embedding;
+    const struct weight row = weight_rows(&model->embedding, 0, 1);
     const struct layout *layout = layout_of(&model->config);
-    struct model_traffic traffic = {.bytes = weight_traffic(&model->final_norm) + weight_traffic(&model->head) +
-                                             row_traffic(embedding)};
+    struct model_traffic traffic = {.bytes = weight_bytes(&model->final_norm) + weight_bytes(&model->head) +
+                                             weight_bytes(&row)};
     add_product(&traffic, &model->head, 1);
     for (uint32_t i = 0; i < model->config.layers; i++) {
         visit_slots(model, i, add_traffic, &traffic);

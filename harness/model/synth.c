@@ -34,6 +34,25 @@ static bool ends_with(const char *name, const char *end)
     return length >= tail && !strcmp(name + length - tail, end);
 }
 
+// What vectors are made of, by the end of their name; the first that fits.
+static const struct {
+    const char *end;
+    float centre, spread;
+} vectors[] = {
+    {"dt_bias", -4, 2},
+    {"A_log", 0.5f, 1.5f},
+    {"bias", 0, 0.1f},                    // the experts' too
+    {"linear_attn.norm.weight", 1, 0.5f}, // Qwen3.5's one plain norm
+    {".q_norm.weight", 0.5f, 0.5f},       // zero-centred, like the four that follow
+    {".k_norm.weight", 0.5f, 0.5f},
+    {"input_layernorm.weight", 0, 0.5f},
+    {"post_attention_layernorm.weight", 0, 0.5f},
+    {".norm.weight", 0, 0.5f},
+    {"q_layernorm.weight", 1.5f, 0.5f}, // LFM2: plain
+    {"k_layernorm.weight", 1.5f, 0.5f},
+    {"", 1, 0.5f},
+};
+
 struct synth_stream synth_stream(uint64_t seed, const struct tensor_declaration *tensor)
 {
     struct synth_stream stream = {.key = mix(seed + GAMMA) ^ fnv1a(tensor->name), .dtype = tensor->dtype};
@@ -41,13 +60,13 @@ struct synth_stream synth_stream(uint64_t seed, const struct tensor_declaration 
         const double inputs = (double)tensor->shape[tensor->rank - 1];
         const bool table = ends_with(tensor->name, "embed_tokens.weight") || ends_with(tensor->name, "lm_head.weight");
         stream.spread = (float)((table ? 2 : 1) * sqrt(3 / inputs));
-    } else if (ends_with(tensor->name, ".bias")) {
-        stream.spread = 0.1f;
-    } else {
-        const bool head = ends_with(tensor->name, "q_layernorm.weight") || ends_with(tensor->name, "k_layernorm.weight");
-        stream.centre = head ? 1.5f : 1;
-        stream.spread = 0.5f;
+        return stream;
     }
+    size_t kind = 0;
+    while (!ends_with(tensor->name, vectors[kind].end))
+        kind++;
+    stream.centre = vectors[kind].centre;
+    stream.spread = vectors[kind].spread;
     return stream;
 }
 

@@ -12,9 +12,10 @@
 // centre and spread, n inputs of a row (a u of spread s has a standard deviation of s / sqrt 3):
 //   projections, convolution     0, sqrt(3 / n)    outputs as large as inputs: fan-in scaling
 //   embedding, head              0, 2 sqrt(3 / n)  logits with a standard deviation near 2
-//   q_layernorm, k_layernorm     1.5, 0.5          scores with a standard deviation near 2.25
-//   other norms                  1, 0.5
+//   norms of heads               1.5, 0.5          scores with a standard deviation near 2.25
+//   other norms                  1, 0.5            what is added to 1 when it is used has its centre lower by 1
 //   biases                       0, 0.1
+//   A_log, dt_bias               0.5, 1.5; -4, 2   heads that forget within tokens, and over thousands of them
 #ifndef ASSAY_SYNTH_H
 #define ASSAY_SYNTH_H
 

@@ -32,6 +32,14 @@ uint64_t weight_row_bytes(const struct weight *weight)
     return 0;
 }
 
+uint64_t weight_bytes(const struct weight *weight)
+{
+    const uint64_t blocks = weight->block ? weight->cols / weight->block : 0;
+    const uint64_t entries = weight->format == WEIGHT_K8 ? 256 : weight->format == WEIGHT_K4 ? 16 : 0;
+    const uint64_t row = weight_row_bytes(weight) + 2 * blocks * (weight->bias ? 2 : 1);
+    return weight->rows * row + 2 * entries * (weight->rows / WEIGHT_BOOK_ROWS);
+}
+
 struct weight weight_rows(const struct weight *weight, uint32_t first, uint32_t n)
 {
     struct weight part = *weight;

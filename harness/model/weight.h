@@ -38,6 +38,8 @@ struct weight {
 struct weight weight_rows(const struct weight *weight, uint32_t first, uint32_t n);
 // Bytes of one row of elements or codes (scales excluded).
 uint64_t weight_row_bytes(const struct weight *weight);
+// Bytes of all elements or codes with their scales, biases and codebooks.
+uint64_t weight_bytes(const struct weight *weight);
 // Element [row, col] widened to fp32, exactly but for A4. Slow; for tests, tables and tools.
 float weight_at(const struct weight *weight, uint32_t row, uint32_t col);
 // Elements [first, first + n) of a row, likewise.

@@ -14,7 +14,7 @@ struct audit {
     uint32_t tensors;     // compared
     uint32_t equal;       // bit for bit
     uint64_t codes, wrong_codes;   // quantized elements, those that differ
-    uint64_t scales, wrong_scales;
+    uint64_t scales, wrong_scales; // and entries of codebooks; wrong biases, too
     uint64_t clamped, subnormal_scales; // counted, not failed
     size_t n_findings;    // every difference in tensors, metadata and precision plan
     struct audit_finding *findings;

@@ -37,8 +37,8 @@ struct engine_class {
     int (*load)(struct engine *engine, const struct state *state, struct error *error);
     void (*close)(struct engine *engine);
     // Consumes 1 <= n <= engine->batch_width tokens: rows, taps and the state after them are, bit for bit, what n
-    // calls of step would have given. Allocates nothing. Errors as step; then no token was consumed. NULL: the engine
-    // runs one token at a time.
+    // calls of step would have given. The first batch may take memory for all (ERROR_RUNTIME: there is none), later
+    // ones allocate nothing. Errors as step; then no token was consumed. NULL: the engine runs one token at a time.
     int (*batch)(struct engine *engine, const uint32_t *tokens, uint32_t n, const struct batch_sink *sink,
                  struct error *error);
 };

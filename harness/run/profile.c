@@ -1,6 +1,7 @@
 #include "harness/run/profile.h"
 
 #include <assert.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -30,13 +31,27 @@ static const char *const ended[TAP_POINTS] = {
     [TAP_OUT] = "residual",
     [TAP_FINAL_NORM] = "norm",
 };
+// What else it is in a layer of the delta net, and in one of attention; NULL: the same.
+static const char *const ended_delta[TAP_POINTS] = {
+    [TAP_Q] = "convolution, head norms",
+    [TAP_K] = "convolution, head norms",
+    [TAP_V] = "convolution, head norms",
+    [TAP_MIXER] = "gated norm",
+};
+static const char *const ended_attention[TAP_POINTS] = {
+    [TAP_MIXER] = "other",
+};
+// One operator with the point before it: not a call of its own.
+static const bool continued[TAP_POINTS] = {
+    [TAP_K] = true, [TAP_V] = true, [TAP_G] = true, [TAP_EXPERTS] = true, [TAP_WEIGHTS] = true,
+};
 
 static struct profile_row *row_of(struct profile *profile, const char *name)
 {
     for (size_t i = 0; i < profile->n; i++)
         if (!strcmp(profile->rows[i].name, name))
             return &profile->rows[i];
-    assert(profile->n < PROFILE_ROWS); // some 18 operators, at most 22 linear layers and the head
+    assert(profile->n < PROFILE_ROWS); // some 20 operators, at most 22 linear layers and the head
     struct profile_row *row = &profile->rows[profile->n++];
     snprintf(row->name, sizeof row->name, "%s", name);
     return row;
@@ -58,7 +73,8 @@ static void put(void *context, uint32_t layer, enum tap_point point, const float
 {
     struct profile *profile = context;
     const struct config *config = &profile->model->config;
-    const bool attends = config->mixers[layer] == MIXER_ATTENTION;
+    const enum mixer mixer = config->mixers[layer];
+    const char *const *other = mixer == MIXER_DELTA ? ended_delta : mixer == MIXER_ATTENTION ? ended_attention : ended;
     uint64_t bytes = 0;
     (void)row;
     (void)width;
@@ -66,8 +82,11 @@ static void put(void *context, uint32_t layer, enum tap_point point, const float
         bytes = weight_row_bytes(&profile->model->embedding);
     if (point == TAP_ATTN) // keys and values of all positions up to this one
         bytes = 2 * ((uint64_t)profile->position + 1) * config->key_heads * config->head_width * profile->state_bytes;
-    const bool same = point == TAP_K || point == TAP_V || point == TAP_MIXER; // one operator with the point before
-    charge(profile, point == TAP_MIXER && attends ? "other" : ended[point], !same, bytes);
+    if (point == TAP_CORE)
+        bytes = (uint64_t)config->delta_value_heads * config->delta_key_width * config->delta_value_width *
+                profile->state_bytes;
+    const bool same = continued[point] || (point == TAP_MIXER && mixer == MIXER_CONV);
+    charge(profile, other[point] ? other[point] : ended[point], !same, bytes);
 }
 
 static void begin(void *context)
@@ -87,16 +106,15 @@ static void short_name(const struct profile *profile, const struct weight *weigh
     }
     from += sizeof layers - 1;
     from += strspn(from, "0123456789.");
-    snprintf(name, 32, "%s", from);
-    char *number = strstr(name, experts);
-    if (number) {
-        number += sizeof experts - 1;
-        const size_t digits = strspn(number, "0123456789.");
-        memmove(number, number + digits, strlen(number + digits) + 1);
+    const char *number = strstr(from, experts), *tail = strstr(from, ".weight");
+    const int end = (int)(tail ? (size_t)(tail - from) : strlen(from));
+    if (!number) {
+        snprintf(name, 32, "%.*s", end, from);
+        return;
     }
-    char *tail = strstr(name, ".weight");
-    if (tail)
-        *tail = 0;
+    number += sizeof experts - 1;
+    const int before = (int)(number - from), digits = (int)strspn(number, "0123456789.");
+    snprintf(name, 32, "%.*s%.*s", before, from, end - before - digits, number + digits);
 }
 
 static void end(void *context, const struct weight *weight)
@@ -107,9 +125,7 @@ static void end(void *context, const struct weight *weight)
     short_name(profile, weight, name);
     struct profile_row *row = row_of(profile, name);
     row->calls++;
-    row->bytes += weight->rows * weight_row_bytes(weight);
-    if (weight->block)
-        row->bytes += 2 * (uint64_t)weight->rows * (weight->cols / weight->block);
+    row->bytes += weight_bytes(weight);
     row->seconds += spent;
     profile->inside += spent;
 }

@@ -34,7 +34,8 @@ static inline void profile_end(const struct profile_hook *hook, const struct wei
 struct profile_row {
     char name[32]; // "norm", "attention"; of a linear layer its name without layer and ".weight": "feed_forward.w1"
     uint64_t calls;
-    uint64_t bytes; // of weights, of the embedding's row, of keys and values; activations stay in the caches
+    uint64_t bytes; // read: weights, the embedding's row, keys and values, the delta net's state; activations stay in
+                    // the caches
     double seconds;
 };
 
@@ -42,7 +43,7 @@ enum { PROFILE_ROWS = 48 };
 
 struct profile {
     const struct model *model; // borrowed
-    size_t state_bytes;        // of one value of the keys and values
+    size_t state_bytes;        // of one value of the keys and values and of the delta net's state
     struct tap_sink sink;      // to be given to the engine's step
     struct profile_hook hook;  // to be given to the engine when it is opened
     struct profile_row rows[PROFILE_ROWS];

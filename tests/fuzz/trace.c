@@ -26,9 +26,10 @@ static void touch_rows(const struct trace *trace)
         for (uint32_t layer = 0; layer < LAYERS; layer++)
             for (enum tap_point point = 0; point < TAP_POINTS; point++) {
                 uint32_t width;
-                const float *row = trace_tap(trace, t, layer, point, &width);
+                const void *row = tap_is_integer(point) ? (const void *)trace_experts(trace, t, layer, &width)
+                                                        : trace_tap(trace, t, layer, point, &width);
                 assert((row == NULL) == (width == 0));
-                touch(row, width * sizeof *row);
+                touch(row, width * sizeof(float));
             }
     }
     free(scratch);

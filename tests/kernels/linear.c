@@ -7,19 +7,28 @@
 #include "harness/base/half.h"
 #include "tests/kernels/check.h"
 
-enum { ROWS = 5, FIRST = 1, END = 4 }; // one row before and one after must stay untouched
-enum { FENCE_DATA, FENCE_X, FENCE_SCALE, FENCE_SPLIT, FENCE_ARRANGED };
+// One row before and one after must stay untouched; a kernel may take four together and the rest one by one.
+enum { ROWS = 8, FIRST = 1, END = 7 };
+enum { FENCE_DATA, FENCE_X, FENCE_SCALE, FENCE_BIAS, FENCE_SPLIT, FENCE_ARRANGED };
+// Rows of a codebook format before the first that is looked at: the second book begins among those that are computed.
+enum { BEFORE = WEIGHT_BOOK_ROWS - 2 };
 
 struct matrix {
     struct weight weight;
+    size_t row; // the first of ROWS
     void *data;
-    uint16_t *scale;
+    uint16_t *scale, *bias, *lut;
     float *x; // [K]
 };
 
 static bool is_quantized(enum weight_format format)
 {
-    return format == WEIGHT_Q8 || format == WEIGHT_Q4;
+    return format == WEIGHT_Q8 || format == WEIGHT_Q4 || format == WEIGHT_A4;
+}
+
+static bool has_book(enum weight_format format)
+{
+    return format == WEIGHT_K8 || format == WEIGHT_K4;
 }
 
 static void put(struct matrix *matrix, size_t row, uint32_t k, float value, struct check *check)
@@ -35,10 +44,11 @@ static void put(struct matrix *matrix, size_t row, uint32_t k, float value, stru
     case WEIGHT_BF16:
         ((uint16_t *)matrix->data)[at] = (uint16_t)(float_to_bits(value) >> 16);
         break;
-    default: // any code is a good code
-        ((uint8_t *)matrix
-             ->data)[row * weight_row_bytes(&matrix->weight) + (matrix->weight.format == WEIGHT_Q4 ? k / 2 : k)] =
+    default: { // any code is a good code
+        const bool bytes = matrix->weight.format == WEIGHT_Q8 || matrix->weight.format == WEIGHT_K8;
+        ((uint8_t *)matrix->data)[row * weight_row_bytes(&matrix->weight) + (bytes ? k : k / 2)] =
             (uint8_t)check_random(check);
+    }
     }
 }
 
@@ -59,23 +69,48 @@ static float scale_value(struct check *check, enum regime regime)
     }
 }
 
+// n halves of about a weight.
+static uint16_t *make_halves(struct check *check, enum regime regime, unsigned fence, size_t n)
+{
+    uint16_t *made = check_fenced(fence, n * sizeof *made);
+    for (size_t i = 0; i < n; i++) {
+        float w, x;
+        check_pair(check, regime, true, &w, &x);
+        made[i] = half_from_float(w);
+    }
+    return made;
+}
+
+static void make_scales(struct check *check, struct matrix *made, uint32_t block, enum regime regime)
+{
+    const size_t scales = ROWS * (size_t)(made->weight.cols / block);
+    made->scale = check_fenced(FENCE_SCALE, scales * sizeof *made->scale);
+    for (size_t i = 0; i < scales; i++)
+        made->scale[i] = half_from_float(scale_value(check, regime));
+    if (made->weight.format == WEIGHT_A4)
+        made->bias = make_halves(check, regime, FENCE_BIAS, scales);
+    made->weight.scale = made->scale;
+    made->weight.bias = made->bias;
+    made->weight.block = block;
+}
+
 static struct matrix make(struct check *check, enum weight_format format, uint32_t k, uint32_t block,
                           enum regime regime, bool halves)
 {
     struct matrix made = {.weight = {.name = "w", .format = format, .rows = ROWS, .cols = k}};
-    made.data = check_fenced(FENCE_DATA, ROWS * (size_t)weight_row_bytes(&made.weight));
+    if (has_book(format)) {
+        made.row = BEFORE;
+        made.weight.rows += BEFORE;
+        made.lut = make_halves(check, regime, FENCE_SCALE, 2 * (size_t)(format == WEIGHT_K8 ? 256 : 16));
+        made.weight.lut = made.lut;
+    }
+    made.data = check_fenced(FENCE_DATA, made.weight.rows * (size_t)weight_row_bytes(&made.weight));
     made.weight.data = made.data;
     made.x = check_fenced(FENCE_X, k * sizeof *made.x);
-    if (is_quantized(format)) {
-        const size_t scales = ROWS * (size_t)(k / block);
-        made.scale = check_fenced(FENCE_SCALE, scales * sizeof *made.scale);
-        for (size_t i = 0; i < scales; i++)
-            made.scale[i] = half_from_float(scale_value(check, regime));
-        made.weight.scale = made.scale;
-        made.weight.block = block;
-    }
+    if (is_quantized(format))
+        make_scales(check, &made, block, regime);
     for (uint32_t i = 0; i < k; i++)
-        for (size_t row = 0; row < ROWS; row++) {
+        for (size_t row = made.row; row < made.row + ROWS; row++) {
             float w;
             check_pair(check, regime, halves, &w, &made.x[i]);
             put(&made, row, i, halves && format == WEIGHT_F32 ? w * (1 + 0x1p-20f) : w, check); // bits no half has
@@ -100,15 +135,30 @@ static void compare_reference(struct check *check, const struct candidate *candi
     const uint32_t k = matrix->weight.cols;
     const size_t split = linear_split_size(k);
     struct linear_input input = {.split = check_fenced(FENCE_SPLIT, split * sizeof(float))};
-    float expected[ROWS], *y = check_output();
+    float expected[BEFORE + ROWS], *y = check_output();
     linear_input_set(&input, matrix->x, k);
-    check_definition(matrix->weight.format)(&matrix->weight, &input, 0, ROWS, expected);
-    candidate->rows(&matrix->weight, &input, FIRST, END, y);
-    check_compare(check, expected, y, FIRST, END, false, "K = %u, block %u, %s: row", k, matrix->weight.block, what);
+    check_definition(matrix->weight.format)(&matrix->weight, &input, matrix->row, matrix->row + ROWS, expected);
+    candidate->rows(&matrix->weight, &input, matrix->row + FIRST, matrix->row + END, y);
+    check_compare(check, expected, y, matrix->row + FIRST, matrix->row + END, false, "K = %u, block %u, %s: row", k, matrix->weight.block, what);
+}
+
+// The half, scale or entry of a codebook, of which the code of row 2 at `at` makes a weight; NULL: it is none.
+static uint16_t *half_of_code(const struct matrix *matrix, uint32_t at)
+{
+    const struct weight *weight = &matrix->weight;
+    const size_t row = matrix->row + 2;
+    const uint8_t *codes = (const uint8_t *)matrix->data + row * weight_row_bytes(weight);
+    if (matrix->scale)
+        return matrix->scale + row * (weight->cols / weight->block) + at / weight->block;
+    if (weight->format == WEIGHT_K8)
+        return matrix->lut + row / WEIGHT_BOOK_ROWS * 256 + codes[at];
+    if (weight->format == WEIGHT_K4)
+        return matrix->lut + row / WEIGHT_BOOK_ROWS * 16 + (codes[at / 2] >> (at % 2 ? 4 : 0) & 15);
+    return NULL;
 }
 
 // One special value at a time in every lane, at the lane's last element, which may lie in the tail: in x, and in the
-// weight or its scale.
+// weight or what it is made of.
 static void specials_in_every_lane(struct check *check, const struct candidate *candidate, struct matrix *matrix)
 {
     static const float specials[] = {INFINITY, -INFINITY, NAN, 0.0f, -0.0f, 0x1p-149f, 0x1.fffffep127f};
@@ -120,13 +170,12 @@ static void specials_in_every_lane(struct check *check, const struct candidate *
             matrix->x[at] = specials[i];
             compare_reference(check, candidate, matrix, "a special x");
             matrix->x[at] = x;
-            if (matrix->scale) {
-                uint16_t *scale =
-                    matrix->scale + 2 * (k / matrix->weight.block) + at / matrix->weight.block; // of row 2
-                const uint16_t kept = *scale;
-                *scale = half_from_float(specials[i]);
-                compare_reference(check, candidate, matrix, "a special scale");
-                *scale = kept;
+            uint16_t *half = half_of_code(matrix, at);
+            if (half) {
+                const uint16_t kept = *half;
+                *half = half_from_float(specials[i]);
+                compare_reference(check, candidate, matrix, "a special scale or entry");
+                *half = kept;
             } else {
                 const float w = weight_at(&matrix->weight, 2, at);
                 put(matrix, 2, at, specials[i], check);
@@ -173,10 +222,11 @@ void check_runtime_linear(struct check *check, const struct candidate *candidate
             for (enum regime regime = 0; regime < REGIMES; regime++) {
                 const struct matrix matrix = make(check, candidate->format, k, block, regime, true);
                 for (size_t r = 0; r < (k % 5 ? 1 : sizeof rules / sizeof *rules); r++) {
-                    float expected[ROWS], *y = check_output();
-                    run_runtime(check_definitions(), &matrix, rules[r], 0, ROWS, expected);
-                    run_runtime(candidate->kernels, &matrix, rules[r], FIRST, END, y);
-                    check_compare(check, expected, y, FIRST, END, false,
+                    float expected[BEFORE + ROWS], *y = check_output();
+                    const size_t row = matrix.row;
+                    run_runtime(check_definitions(), &matrix, rules[r], row, row + ROWS, expected);
+                    run_runtime(candidate->kernels, &matrix, rules[r], row + FIRST, row + END, y);
+                    check_compare(check, expected, y, row + FIRST, row + END, false,
                                   "K = %u, block %u, %s, sum %d, dequant %d: row", k, matrix.weight.block,
                                   check_regime_name(regime), (int)rules[r].sum, (int)rules[r].dequant);
                 }

@@ -32,6 +32,38 @@ static void write_weight(void *context, struct weight *weight)
     write_bytes(context, words, sizeof words);
     write_bytes(context, weight->data, (size_t)(weight->rows * weight_row_bytes(weight)));
     write_bytes(context, weight->scale, (size_t)model_file_scales(weight));
+    write_bytes(context, weight->bias, (size_t)model_file_biases(weight));
+    write_bytes(context, weight->lut, (size_t)model_file_books(weight));
+}
+
+static struct model_head head_of(const struct config *config)
+{
+    struct model_head head;
+    memset(&head, 0, sizeof head);
+    head.family = config->family;
+    head.vocabulary = config->vocabulary;
+    head.hidden = config->hidden;
+    head.layers = config->layers;
+    head.query_heads = config->query_heads;
+    head.key_heads = config->key_heads;
+    head.head_width = config->head_width;
+    head.rotary_width = config->rotary_width;
+    head.conv_taps = config->conv_taps;
+    head.delta_key_heads = config->delta_key_heads;
+    head.delta_value_heads = config->delta_value_heads;
+    head.delta_key_width = config->delta_key_width;
+    head.delta_value_width = config->delta_value_width;
+    head.feed_forward = config->feed_forward;
+    head.dense_layers = config->dense_layers;
+    head.experts = config->experts;
+    head.experts_per_token = config->experts_per_token;
+    head.expert_width = config->expert_width;
+    head.shared_width = config->shared_width;
+    head.expert_normalise = config->expert_normalise;
+    head.expert_scale = config->expert_scale;
+    head.norm_eps = config->norm_eps;
+    head.rope_theta = config->rope_theta;
+    return head;
 }
 
 static void write_model(const char *path, const struct model *model, const struct plan *plan)
@@ -39,20 +71,9 @@ static void write_model(const char *path, const struct model *model, const struc
     const struct config *config = &model->config;
     const char *slash = strrchr(path, '/');
     struct model copy = *model;
-    struct model_head head;
-    memset(&head, 0, sizeof head);
+    struct model_head head = head_of(config);
     snprintf(head.name, sizeof head.name, "%s", slash ? slash + 1 : path);
     head.is_runtime = plan != NULL;
-    head.vocabulary = config->vocabulary;
-    head.hidden = config->hidden;
-    head.layers = config->layers;
-    head.query_heads = config->query_heads;
-    head.key_heads = config->key_heads;
-    head.head_width = config->head_width;
-    head.feed_forward = config->feed_forward;
-    head.conv_taps = config->conv_taps;
-    head.norm_eps = config->norm_eps;
-    head.rope_theta = config->rope_theta;
     for (int row = 0; plan && row < PLAN_ROWS; row++)
         head.plan[row] = plan->rows[row];
     FILE *file = fopen(path, "wb");

@@ -123,7 +123,75 @@ static void experts_one_too_many(const float *outputs, const float *weights, uin
     y[d] = 0;
 }
 
+// --- LIN of the experts' formats
+
+typedef float (*element_fn)(const struct weight *weight, uint32_t row, uint32_t col);
+
+// LIN of rows whose elements `element` makes; right under any other rule than the standard one.
+static void lin_of(const struct weight *w, const float *x, struct linear_rule rule, size_t first, size_t end,
+                   float *y, element_fn element)
+{
+    float row[CHECK_LONGEST];
+    const struct weight plain = {.name = w->name, .format = WEIGHT_F32, .rows = 1, .cols = w->cols, .data = row};
+    const bool is_standard = rule.sum == PRECISION_F32 && rule.dequant == PRECISION_F32;
+    for (size_t r = first; r < end; r++) {
+        for (uint32_t k = 0; k < w->cols; k++)
+            row[k] = element(w, (uint32_t)r, k);
+        check_definitions()->linear(is_standard ? &plain : w, x, rule, is_standard ? 0 : r, is_standard ? 1 : r + 1,
+                                    is_standard ? y + r : y);
+    }
+}
+
+static float element_signed(const struct weight *w, uint32_t row, uint32_t col)
+{
+    const size_t at = (size_t)row * (w->cols / w->block) + col / w->block;
+    struct weight codes = *w;
+    codes.format = WEIGHT_Q4;
+    return weight_at(&codes, row, col) + half_to_float(w->bias[at]);
+}
+
+static float element_of_the_first_book(const struct weight *w, uint32_t row, uint32_t col)
+{
+    const struct weight alone = {.format = w->format, .rows = 1, .cols = w->cols, .lut = w->lut,
+                                 .data = (const uint8_t *)w->data + row * weight_row_bytes(w)};
+    return weight_at(&alone, 0, col);
+}
+
+static float element_high_nibble_first(const struct weight *w, uint32_t row, uint32_t col)
+{
+    return weight_at(w, row, (col ^ 1) < w->cols ? col ^ 1 : col);
+}
+
+#define WRONG_ELEMENT(name, element)                                                                                 \
+    static void name(const struct weight *w, const float *x, struct linear_rule rule, size_t first, size_t end,      \
+                     float *y)                                                                                       \
+    {                                                                                                                \
+        lin_of(w, x, rule, first, end, y, element);                                                                  \
+    }
+WRONG_ELEMENT(lin_signed_codes, element_signed)
+WRONG_ELEMENT(lin_first_book, element_of_the_first_book)
+WRONG_ELEMENT(lin_high_nibble_first, element_high_nibble_first)
+
+static void lin_not_rounded(const struct weight *w, const float *x, struct linear_rule rule, size_t first, size_t end,
+                            float *y)
+{
+    rule.dequant = PRECISION_F32;
+    check_definitions()->linear(w, x, rule, first, end, y);
+}
+
+static void lin_rounded(const struct weight *w, const float *x, struct linear_rule rule, size_t first, size_t end,
+                        float *y)
+{
+    rule.dequant = PRECISION_F16;
+    check_definitions()->linear(w, x, rule, first, end, y);
+}
+
 const struct wrong wrong_delta[] = {
+    {"runtime.linear.a4", "codes of two's complement", .kernels.linear = lin_signed_codes},
+    {"runtime.linear.[qa]*", "fp32 weights whatever the plan says", .kernels.linear = lin_not_rounded},
+    {"runtime.linear.[qa]*", "weights rounded to half whatever the plan says", .kernels.linear = lin_rounded},
+    {"runtime.linear.k*", "one codebook for all rows", .kernels.linear = lin_first_book},
+    {"runtime.linear.[ak]4", "the high nibble first", .kernels.linear = lin_high_nibble_first},
     {"runtime.rms_norm_centred", "the 1 dropped", .kernels.rms_norm_centred = centred_without_one},
     {"runtime.rms_norm_centred", "one h() too many", .kernels.rms_norm_centred = centred_rounds_twice},
     {"runtime.rms_norm_gated", "one h() too many", .kernels.rms_norm_gated = gated_rounds_between},

@@ -32,7 +32,7 @@ int recording_cache(const struct options *options, struct cache **cache, struct 
     return code;
 }
 
-static uint64_t weight_bytes(const struct subject *subject)
+static uint64_t checkpoint_bytes(const struct subject *subject)
 {
     uint64_t bytes = 0;
     for (size_t i = 0; i < subject->checkpoint->table.n; i++)
@@ -102,7 +102,7 @@ int recording_run(struct arms *arms, struct recording_arm *list, size_t n, const
                   struct error *error)
 {
     assert(n && n <= ARMS_MOST);
-    const bool small = weight_bytes(arms->subject) < SMALL_MODEL_BYTES;
+    const bool small = checkpoint_bytes(arms->subject) < SMALL_MODEL_BYTES;
     return (small ? run_cases : run_rows)(arms, list, n, suite, threads, error);
 }
 

@@ -36,6 +36,9 @@ static void put_position(struct page *page, const struct report *report, const s
         page_print(page, EVIDENCE_INDENT, " %s, %" PRId64 " for %" PRId64 ", gap %.4g nat, KL %.3g",
                    position->introduced ? "introduced flip" : agreement_name(position->agreement), metric->pick,
                    metric->top1, metric->gap, metric->kl);
+    if (position->route_layer >= 0)
+        page_print(page, EVIDENCE_INDENT, ", after layer %" PRId64 " chose other experts at position %" PRId64,
+                   position->route_layer, position->route_position);
     page_end(page);
 }
 

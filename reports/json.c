@@ -1,5 +1,6 @@
 #include "harness/base/floating.h"
 #include "harness/run/engine.h"
+#include "reports/measures.h"
 #include "reports/sheet.h"
 #include "reports/writer.h"
 
@@ -324,6 +325,8 @@ static void write_position(struct sheet *sheet, const struct report *report, con
     sheet_number(sheet, "noise", metric->noise);
     sheet_number(sheet, "max_abs", metric->max_abs);
     sheet_count(sheet, "overlap", metric->overlap);
+    sheet_id(sheet, "route_layer", position->route_layer);
+    sheet_id(sheet, "route_position", position->route_position);
     sheet_close(sheet);
 }
 
@@ -334,6 +337,8 @@ static void write_comparison(struct sheet *sheet, const struct report *report)
     write_coverage(sheet, comparison);
     write_states(sheet, report);
     write_runs(sheet, report);
+    measures_write_routing(sheet, report);
+    measures_write_states(sheet, report);
     sheet_count(sheet, "positions_compared", comparison->n_positions);
     sheet_open_list(sheet, "positions"); // the whole table is positions.csv
     for (size_t i = 0; i < comparison->n_positions; i++)

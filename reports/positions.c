@@ -42,6 +42,8 @@ static const char *const columns[] = {
     "square_sum",
     "square_sum_hex",
     "overlap",
+    "route_layer",
+    "route_position",
 };
 
 static void put_flag(struct output *output, bool value)
@@ -56,13 +58,13 @@ static void put_count(struct output *output, uint64_t value, int last)
     csv_put(output, text, last);
 }
 
-// Empty where the row has no pick.
-static void put_id(struct output *output, int64_t value)
+// Empty where the row has none.
+static void put_id(struct output *output, int64_t value, int last)
 {
     if (value < 0)
-        csv_put(output, "", 0);
+        csv_put(output, "", last);
     else
-        put_count(output, (uint64_t)value, 0);
+        put_count(output, (uint64_t)value, last);
 }
 
 // Decimal for people and spreadsheets, %a for exactness.
@@ -99,9 +101,9 @@ static void put_position(struct output *output, const struct report *report, con
     csv_put(output, position->has_fp16 ? agreement_name(position->fp16_agreement) : "", 0);
     put_flag(output, position->introduced);
     put_flag(output, position->undecidable);
-    put_id(output, metric->top1);
-    put_id(output, metric->top2);
-    put_id(output, metric->pick);
+    put_id(output, metric->top1, 0);
+    put_id(output, metric->top2, 0);
+    put_id(output, metric->pick, 0);
     put_number(output, (double)metric->top1_logit);
     put_number(output, (double)metric->top2_logit);
     put_number(output, (double)metric->pick_logit);
@@ -112,7 +114,9 @@ static void put_position(struct output *output, const struct report *report, con
     put_number(output, metric->noise);
     put_number(output, metric->max_abs);
     put_number(output, metric->square_sum);
-    put_count(output, metric->overlap, 1);
+    put_count(output, metric->overlap, 0);
+    put_id(output, position->route_layer, 0);
+    put_id(output, position->route_position, 1);
 }
 
 static void write(struct output *output, const struct report *report)

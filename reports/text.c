@@ -5,6 +5,7 @@
 #include "harness/base/floating.h"
 #include "harness/run/engine.h"
 #include "reports/evidence.h"
+#include "reports/measures.h"
 #include "reports/page.h"
 #include "reports/writer.h"
 
@@ -233,6 +234,7 @@ static void put_sum(struct page *page, const struct report *report)
             page_end(page);
         }
     }
+    measures_put_routing(page, report);
     if (*report->command) {
         page_print(page, 2, "repeat with: %s", report->command);
         page_end(page);
@@ -253,6 +255,7 @@ char *writer_text_render(struct arena *arena, const struct report *report, bool 
     put_head(&page, report);
     put_checks(&page, report);
     put_cases(&page, report);
+    measures_put_states(&page, report);
     put_sum(&page, report);
     return page_take(&page, arena);
 }

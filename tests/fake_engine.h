@@ -92,7 +92,7 @@ static void fake_save(const struct engine *engine, struct state *state)
 {
     const struct fake *fake = (const struct fake *)engine;
     state->tensors[0].data[0] = (float)fake->conv;
-    for (uint32_t t = 0; t < state->position; t++)
+    for (uint32_t t = 0; state->n > 1 && t < state->position; t++) // more than the recurrent part
         state->tensors[1].data[t * DH] = (float)fake->tokens[t];
 }
 

@@ -90,6 +90,19 @@ Test(suite, a_prompt_gets_the_checks_of_a_prompt)
     }
 }
 
+Test(suite, snapshots_are_asked_for_by_a_case_with_a_state_check)
+{
+    accept("\"tokens\":[1,2,3,4,5],\"state_every\":2");
+    cr_assert_eq(suite->cases[0].state_every, 2);
+    suite_close(&suite);
+    accept("\"tokens\":[1,2,3,4,5]");
+    cr_assert_eq(suite->cases[0].state_every, 0);
+    suite_close(&suite);
+    refuse("\"tokens\":[1,2,3,4,5],\"state_every\":0", "state_every");
+    refuse("\"tokens\":[1,2,3,4,5],\"state_every\":30", "state_every");
+    refuse("\"tokens\":[1,2,3,4,5],\"checks\":[\"sweep\"],\"state_every\":2", "no state check");
+}
+
 Test(suite, every_member_is_read)
 {
     cr_assert_eq(

@@ -44,6 +44,30 @@ Test(tap, widths_follow_the_mixer_and_the_level)
                      "row %zu", i);
 }
 
+Test(tap, a_router_has_points_in_layers_with_experts_only)
+{
+    struct config sparse = config;
+    sparse.experts = 8;
+    sparse.experts_per_token = 2;
+    sparse.dense_layers = 1;
+    cr_expect_eq(tap_width(&sparse, TAPS_ROUTER, 0, TAP_ROUTER), 0);
+    cr_expect_eq(tap_width(&sparse, TAPS_ROUTER, 1, TAP_ROUTER), 8);
+    cr_expect_eq(tap_width(&sparse, TAPS_ROUTER, 2, TAP_WEIGHTS), 2);
+    cr_expect_eq(tap_width(&sparse, TAPS_ROUTER, 2, TAP_OUT), 0);
+    cr_expect_eq(tap_width(&sparse, TAPS_ROUTER, 0, TAP_EMBED), 0);
+    cr_expect_eq(tap_width(&config, TAPS_ROUTER, 1, TAP_ROUTER), 0);
+}
+
+Test(tap, levels_have_names)
+{
+    enum tap_level level;
+    for (enum tap_level i = TAPS_NONE; i < TAP_LEVELS; i++) {
+        cr_assert(tap_level_parse(tap_level_name(i), &level));
+        cr_assert_eq(level, i);
+    }
+    cr_assert_not(tap_level_parse("everything", &level));
+}
+
 Test(tap, names_are_those_of_the_oracles)
 {
     static const char *const names[TAP_POINTS] = {
@@ -66,13 +90,15 @@ static void count_point(void *context, uint32_t layer, enum tap_point point, con
 Test(tap, sinks_see_the_points_of_their_level_only)
 {
     const struct tap_sink sinks[] = {
-        {TAPS_NONE, NULL, count_point}, {TAPS_LAYERS, NULL, count_point}, {TAPS_ALL, NULL, count_point}};
+        {TAPS_NONE, NULL, count_point}, {TAPS_ROUTER, NULL, count_point}, {TAPS_LAYERS, NULL, count_point},
+        {TAPS_ALL, NULL, count_point}};
     const uint32_t all = (1u << TAP_POINTS) - 1;
     const uint32_t details = 1u << TAP_Q | 1u << TAP_K | 1u << TAP_V | 1u << TAP_BETA | 1u << TAP_G | 1u << TAP_CORE |
                              1u << TAP_ATTN | 1u << TAP_BX | 1u << TAP_CONV | 1u << TAP_ROUTER | 1u << TAP_EXPERTS |
                              1u << TAP_WEIGHTS;
-    const uint32_t expected[] = {0, all & ~details, all};
-    for (size_t i = 0; i < 3; i++) {
+    const uint32_t router = 1u << TAP_ROUTER | 1u << TAP_EXPERTS | 1u << TAP_WEIGHTS;
+    const uint32_t expected[] = {0, router, all & ~details, all};
+    for (size_t i = 0; i < 4; i++) {
         seen = 0;
         for (enum tap_point point = 0; point < TAP_POINTS; point++) {
             tap(&sinks[i], 0, point, NULL, 0);

@@ -47,7 +47,7 @@ static int compare_run(const struct options *options, struct arena *arena, struc
     if (!path)
         code = subject_data(arena, "policies/release.json", "--policy FILE", &path, error);
     if (!code)
-        code = policy_open(policy, path, trace->contract.model_type, NULL, error);
+        code = policy_open(policy, path, family_of_type(trace->contract.model_type), NULL, error);
     trace_close(&trace);
     if (!code)
         code = compare_traces(comparison, reference, candidate, (*policy)->limit[LIMIT_FLOOR],

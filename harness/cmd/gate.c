@@ -19,7 +19,7 @@
 
 static const struct option gate_options[] = {
     {"bundle", "DIR", "the int8 bundle to judge"},
-    {"suite", "FILE", "prompts and checks, JSON or CSV (default: suites/standard.json)"},
+    {"suite", "FILE", "prompts and checks, JSON or CSV (default: the standard suite of the family)"},
     {"policy", "FILE", "the limits (default: policies/release.json)"},
     {"engine", "NAME", "int8 (default), fp16, expected, dequant, or trace:DIR with one CASE.safetensors a case"},
     {"checks", "LIST", "only these of the suite's checks, separated by commas"},
@@ -137,9 +137,9 @@ static int open_inputs(struct gate_run *run, struct error *error)
     if (!code && !policy)
         code = subject_data(&run->arena, "policies/release.json", "--policy FILE", &policy, error);
     if (!code)
-        code = policy_open(&run->policy, policy, run->subject->config.model_type, NULL, error);
+        code = policy_open(&run->policy, policy, family_name(run->subject->config.family), NULL, error);
     if (!code && !suite)
-        code = subject_data(&run->arena, "suites/standard.json", "--suite FILE", &suite, error);
+        code = subject_suite(&run->arena, &run->subject->config, &suite, error);
     if (!code)
         code = suite_open(&run->suite, suite, &run->subject->config, run->subject->tokenizer, error);
     if (!code)
@@ -239,7 +239,8 @@ static int compare(struct gate_run *run, struct error *error)
         .reference = file_join(&run->arena, run->traces, "reference"),
         .arms = {[ARM_CANDIDATE] = candidate, [ARM_FP16] = file_join(&run->arena, run->traces, "fp16"),
                  [ARM_EXPECTED] = has_expected ? file_join(&run->arena, run->traces, "expected") : NULL},
-        .floor = run->policy->limit[LIMIT_FLOOR], .reference_error = run->policy->limit[LIMIT_REFERENCE_ERROR]};
+        .floor = run->policy->limit[LIMIT_FLOOR], .reference_error = run->policy->limit[LIMIT_REFERENCE_ERROR],
+        .model = &run->subject->model, .routing_sd = run->policy->limit[LIMIT_ROUTING_SD]};
     if (!request.reference || !candidate || !request.arms[ARM_FP16] || (has_expected && !request.arms[ARM_EXPECTED]))
         return out_of_memory(error);
     memcpy(request.checks, run->asked, sizeof request.checks);

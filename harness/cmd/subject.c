@@ -89,3 +89,9 @@ int subject_data(struct arena *arena, const char *name, const char *option, cons
     return error_set(error, ERROR_INPUT, "%s: not in $ASSAY_DATA, %s or ./fixtures; name one with %s", name, ASSAY_INSTALLED_DATA,
                      option);
 }
+
+int subject_suite(struct arena *arena, const struct config *config, const char **path, struct error *error)
+{
+    const char *name = config_is_lfm2(config) ? "suites/standard.json" : "suites/standard-qwen35.json";
+    return subject_data(arena, name, "--suite FILE", path, error);
+}

@@ -40,4 +40,7 @@ int subject_bundle_contract(struct arena *arena, const struct bundle *bundle, st
 // the current directory, in this order. ERROR_INPUT names all three places.
 int subject_data(struct arena *arena, const char *name, const char *option, const char **path, struct error *error);
 
+// The standard suite of a family's tokenizer, found likewise: its texts are encoded by the model's own.
+int subject_suite(struct arena *arena, const struct config *config, const char **path, struct error *error);
+
 #endif

@@ -21,9 +21,11 @@ static const struct option trace_options[] = {
     {"engine", "NAME", "reference (default for a checkpoint), int8 (default for a bundle), fp16, expected, dequant"},
     {"bundle", "DIR", "a bundle of MODEL, for the engines that need both"},
     {"mode", "MODE", "s1 (default): one token a step; batch or chunk:N: many, the same bits (reference and dequant)"},
-    {"taps", "LEVEL", "none (default), layers or all: intermediate values"},
+    {"taps", "LEVEL", "none (default), router (of experts), layers or all: intermediate values"},
     {"state", NULL, "also the state after the last token"},
+    {"state-every", "N", "also the convolutions' and delta nets' states after every N positions"},
     {"from", "TRACE", "start from the state in this trace"},
+    {"at", "P", "start from its snapshot after P positions instead of its end"},
     {"generate", "N", "after the tokens, N more that the engine chooses itself"},
     {"math", "KIND", "exact (default) or f64: the independent double implementation, logits only"},
     {"fault", "NAME", "plant a fault in the int8 runtime"},
@@ -100,15 +102,11 @@ static int read_tokens(struct trace_run *run, struct error *error)
 
 static int tap_level(const struct options *options, enum tap_level *level, struct error *error)
 {
-    static const char *const levels[] = {"none", "layers", "all"};
     const char *word = options_text(options, "taps");
     *level = TAPS_NONE;
-    for (int i = 0; word && i < 3; i++)
-        if (!strcmp(word, levels[i])) {
-            *level = (enum tap_level)i;
-            return 0;
-        }
-    return word ? error_set(error, ERROR_USAGE, "--taps %s: expected none, layers or all", word) : 0;
+    if (!word || tap_level_parse(word, level))
+        return 0;
+    return error_set(error, ERROR_USAGE, "--taps %s: expected none, router, layers or all", word);
 }
 
 // The fp64 oracle has the whole sequence at once, no taps in the trace and no state.
@@ -152,7 +150,7 @@ static int trace_engine(struct trace_run *run, const char *out, struct error *er
     struct record_run request = {.tokens = run->tokens, .n = (uint32_t)run->n, .state = options_flag(options, "state"),
         .from = options_text(options, "from")};
     struct engine *engine = NULL;
-    long generate, start = 0;
+    long generate, every, at, start = 0;
     int code = name ? arms_parse(name, &kind, error) : 0;
     if (!code && fault_text)
         code = fault_parse(fault_text, &fault, error);
@@ -160,10 +158,16 @@ static int trace_engine(struct trace_run *run, const char *out, struct error *er
         code = tap_level(options, &request.taps, error);
     if (!code)
         code = options_number(options, "generate", 0, (long)run->config->max_positions, 0, &generate, error);
+    if (!code)
+        code = options_number(options, "state-every", 1, (long)run->config->max_positions, 0, &every, error);
+    if (!code)
+        code = options_number(options, "at", 1, (long)run->config->max_positions, 0, &at, error);
+    if (!code && at && !request.from)
+        code = error_set(error, ERROR_USAGE, "--at %ld: of which trace? Name it with --from TRACE", at);
     if (!code && request.from) {
         struct trace *from;
         if (!(code = trace_open(&from, request.from, error))) {
-            start = (long)from->contract.position + (long)from->n;
+            start = at ? at : (long)from->contract.position + (long)from->n;
             trace_close(&from);
         }
     }
@@ -174,6 +178,8 @@ static int trace_engine(struct trace_run *run, const char *out, struct error *er
     if (code)
         return code;
     request.generate = (uint32_t)generate;
+    request.state_every = (uint32_t)every;
+    request.at = (uint32_t)at;
     run->arms = (struct arms){.pool = run->pool, .isa = options->isa, .subject = run->subject, .bundle = run->bundle,
         .scratch = run->scratch, .quiet = options->quiet};
     const long positions = start + (long)run->n + generate;

@@ -12,7 +12,7 @@
 #include "harness/cmd/subject.h"
 
 static const struct option validate_options[] = {
-    {"suite", "FILE", "the suite, JSON or CSV (default: suites/standard.json)"},
+    {"suite", "FILE", "the suite, JSON or CSV (default: the standard suite of the family)"},
     {"policy", "FILE", "the limits (default: policies/release.json)"},
     RECORDING_OPTIONS,
     {0},
@@ -82,9 +82,9 @@ static int validate(struct validate_run *run, const struct options *options, str
     if (!code && !policy)
         code = subject_data(&run->arena, "policies/release.json", "--policy FILE", &policy, error);
     if (!code && !suite)
-        code = subject_data(&run->arena, "suites/standard.json", "--suite FILE", &suite, error);
+        code = subject_suite(&run->arena, &run->subject->config, &suite, error);
     if (!code)
-        code = policy_open(&run->policy, policy, run->subject->config.model_type, NULL, error);
+        code = policy_open(&run->policy, policy, family_name(run->subject->config.family), NULL, error);
     if (!code)
         code = suite_open(&run->suite, suite, &run->subject->config, run->subject->tokenizer, error);
     if (!code)

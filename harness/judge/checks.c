@@ -1,93 +1,23 @@
 #include "harness/judge/checks.h"
 
-#include <assert.h>
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
 
 #include "harness/base/floating.h"
+#include "harness/judge/checks_routing.h"
+#include "harness/judge/line.h"
 #include "harness/judge/tally.h"
-
-enum { NUMBERS_MAX = 12 };
-
-// The line being written, with what it is written from.
-struct judging {
-    const struct gate_input *input;
-    const struct comparison *comparison; // may be NULL
-    struct report *report;
-    struct report_check *line;
-    bool out_of_memory;
-};
-
-// --- lines
-
-static const char *kept(struct judging *j, const char *text)
-{
-    j->out_of_memory |= !text;
-    return text ? text : "";
-}
-
-#define PRINT(j, ...) kept(j, arena_print(&(j)->report->arena, __VA_ARGS__))
-
-// A line's verdict only gets worse: PASS, WARN, NOT_RUN, FAIL. What made it worst stands first.
-static void rule(struct judging *j, enum verdict verdict, const char *why)
-{
-    static const int badness[] = {[VERDICT_PASS] = 0, [VERDICT_WARN] = 1, [VERDICT_NOT_RUN] = 2, [VERDICT_FAIL] = 3,
-                                  [VERDICT_ERROR] = 4};
-    struct report_check *line = j->line;
-    const bool worse = badness[verdict] > badness[line->verdict];
-    if (line->verdict == VERDICT_PASS)
-        line->detail = why;
-    else
-        line->detail = worse ? PRINT(j, "%s; %s", why, line->detail) : PRINT(j, "%s; %s", line->detail, why);
-    if (worse)
-        line->verdict = verdict;
-}
-
-// Stands on a line that passes; a line that does not says why instead.
-static void remark(struct judging *j, const char *text)
-{
-    if (j->line->verdict == VERDICT_PASS)
-        j->line->detail = text;
-}
-
-// A value beside its limit; outside it (a NaN is) the line fails. `where` says of what the value is, "" when the name does.
-static void number(struct judging *j, const char *name, double value, enum limit limit, bool at_least, const char *where)
-{
-    const struct policy *policy = j->input->policy;
-    const double bound = policy->limit[limit];
-    const bool ok = at_least ? value >= bound : value <= bound;
-    assert(j->line->n_numbers < NUMBERS_MAX);
-    j->line->numbers[j->line->n_numbers++] = (struct report_number){.name = name, .value = value, .limit = bound,
-        .at_least = at_least, .ok = ok, .reason = policy->reason[limit]};
-    if (!ok)
-        rule(j, VERDICT_FAIL, PRINT(j, "%s %.4g, limit %.4g%s%s", name, value, bound, *where ? ", " : "", where));
-}
-
-static double ratio(double candidate, double expected)
-{
-    if (candidate == expected)
-        return 1.0; // equal bits of an own bundle, 0 of 0 included
-    return expected > 0.0 ? candidate / expected : (double)INFINITY;
-}
-
-// Is `value` further out than the worst so far? A NaN is further out than every number, and stays.
-static bool exceeds(double value, double worst)
-{
-    return value > worst || (isnan(value) && !isnan(worst));
-}
-
-static const char *case_id(const struct judging *j, uint32_t case_index)
-{
-    return j->input->suite->cases[case_index].id;
-}
 
 // --- rows
 
 static const char *describe_flip(struct judging *j, const struct compared_position *p)
 {
-    return PRINT(j, "%s position %" PRIu32 ": %" PRId64 " where the reference has %" PRId64 ", gap %.4g nat",
-                 case_id(j, p->case_index), p->position, p->metric.pick, p->metric.top1, p->metric.gap);
+    const char *flip = LINE_PRINT(j, "%s position %" PRIu32 ": %" PRId64 " where the reference has %" PRId64 ", gap %.4g nat",
+                                  line_case(j, p->case_index), p->position, p->metric.pick, p->metric.top1, p->metric.gap);
+    return p->route_layer < 0 ? flip
+                              : LINE_PRINT(j, "%s; layer %" PRId64 " had chosen other experts at position %" PRId64, flip,
+                                           p->route_layer, p->route_position);
 }
 
 // Classes first, then the budget, then whether enough was compared. Sweep, seeded, rollout and flips alike.
@@ -97,32 +27,33 @@ static void judge_rows(struct judging *j, enum check check, enum limit least, co
     const struct comparison *comparison = j->comparison;
     if (tally->bad_rows) {
         const struct compared_position *bad = tally->bad;
-        rule(j, VERDICT_FAIL, PRINT(j, "%" PRIu64 " rows of logits are %s, first %s position %" PRIu32, tally->bad_rows,
+        line_rule(j, VERDICT_FAIL, LINE_PRINT(j, "%" PRIu64 " rows of logits are %s, first %s position %" PRIu32, tally->bad_rows,
                                     metric_row_class_name(bad->metric.candidate_class != ROW_FINITE
                                                               ? bad->metric.candidate_class
                                                               : bad->metric.reference_class),
-                                    case_id(j, bad->case_index), bad->position));
+                                    line_case(j, bad->case_index), bad->position));
     }
     if (tally->rows) {
         const char *worst = tally->introduced && tally->worst ? describe_flip(j, tally->worst) : "";
-        number(j, "introduced real flips", (double)tally->introduced, LIMIT_INTRODUCED, false, worst);
-        number(j, "unexplained real flips", (double)tally->unexplained, LIMIT_UNEXPLAINED, false, "");
+        line_number_within(j, "introduced real flips", (double)tally->introduced, tally_budget(policy, tally->rows),
+                           LIMIT_INTRODUCED, worst);
+        line_number(j, "unexplained real flips", (double)tally->unexplained, LIMIT_UNEXPLAINED, false, "");
     }
     const uint64_t compared = comparison->compared[check], declared = comparison->declared[check];
     if (compared == 0 || compared < declared)
-        rule(j, VERDICT_NOT_RUN, PRINT(j, "compared %" PRIu64 " of %" PRIu64 " declared", compared, declared));
+        line_rule(j, VERDICT_NOT_RUN, LINE_PRINT(j, "compared %" PRIu64 " of %" PRIu64 " declared", compared, declared));
     else if (least != LIMIT_COUNT && (double)compared < policy->limit[least])
-        rule(j, VERDICT_NOT_RUN, PRINT(j, "compared %" PRIu64 ", the policy's least is %.0f", compared, policy->limit[least]));
+        line_rule(j, VERDICT_NOT_RUN, LINE_PRINT(j, "compared %" PRIu64 ", the policy's least is %.0f", compared, policy->limit[least]));
     else if ((double)comparison->distinct_top1[check] < policy->limit[LIMIT_MIN_TOP1])
-        rule(j, VERDICT_NOT_RUN, PRINT(j, "only %" PRIu64 " distinct reference tokens, the policy's least is %.0f: the text "
+        line_rule(j, VERDICT_NOT_RUN, LINE_PRINT(j, "only %" PRIu64 " distinct reference tokens, the policy's least is %.0f: the text "
                                        "repeats itself", comparison->distinct_top1[check], policy->limit[LIMIT_MIN_TOP1]));
     if (tally->known)
-        rule(j, VERDICT_WARN, PRINT(j, "%" PRIu64 " known deviations accepted", tally->known));
+        line_rule(j, VERDICT_WARN, LINE_PRINT(j, "%" PRIu64 " known deviations accepted", tally->known));
 }
 
 static const char *describe_counts(struct judging *j, const struct tally *tally)
 {
-    const char *text = PRINT(j, "%" PRIu64 "/%" PRIu64, tally->agree, tally->rows);
+    const char *text = LINE_PRINT(j, "%" PRIu64 "/%" PRIu64, tally->agree, tally->rows);
     const struct { uint64_t n; const char *one, *many; } kinds[] = {
         {tally->ties, "tie", "ties"}, {tally->near_ties, "near-tie", "near-ties"},
         {tally->real_flips - tally->introduced, "real flip of fp16, too", "real flips of fp16, too"},
@@ -130,7 +61,7 @@ static const char *describe_counts(struct judging *j, const struct tally *tally)
         {tally->bad_rows, "row without a pick", "rows without a pick"}};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
         if (kinds[i].n)
-            text = PRINT(j, "%s + %" PRIu64 " %s", text, kinds[i].n, kinds[i].n == 1 ? kinds[i].one : kinds[i].many);
+            text = LINE_PRINT(j, "%s + %" PRIu64 " %s", text, kinds[i].n, kinds[i].n == 1 ? kinds[i].one : kinds[i].many);
     return text;
 }
 
@@ -140,7 +71,7 @@ static void check_rows(struct judging *j, enum check check, enum limit least)
     tally_count(j->input, check, TALLY_ALL_CASES, tally_sigma(j->comparison), &tally);
     j->line->agree = tally.agree;
     j->line->of = tally.rows;
-    remark(j, tally.worst ? PRINT(j, "%s; largest gap %.4g nat", describe_counts(j, &tally), tally.worst->metric.gap)
+    line_remark(j, tally.worst ? LINE_PRINT(j, "%s; largest gap %.4g nat", describe_counts(j, &tally), tally.worst->metric.gap)
                           : describe_counts(j, &tally));
     judge_rows(j, check, least, &tally);
 }
@@ -151,19 +82,19 @@ static void check_weights(struct judging *j)
 {
     const struct audit *audit = j->input->audit;
     if (!audit) {
-        rule(j, VERDICT_NOT_RUN, "no bundle to audit");
+        line_rule(j, VERDICT_NOT_RUN, "no bundle to audit");
         return;
     }
     j->line->agree = audit->equal;
     j->line->of = audit->tensors;
-    remark(j, PRINT(j, "%" PRIu64 " codes and %" PRIu64 " scales are what the scheme computes; %" PRIu64 " clamped, %" PRIu64
+    line_remark(j, LINE_PRINT(j, "%" PRIu64 " codes and %" PRIu64 " scales are what the scheme computes; %" PRIu64 " clamped, %" PRIu64
                     " subnormal scales", audit->codes, audit->scales, audit->clamped, audit->subnormal_scales));
     if (audit->tensors == 0)
-        rule(j, VERDICT_NOT_RUN, "no tensor was compared");
+        line_rule(j, VERDICT_NOT_RUN, "no tensor was compared");
     if (audit->n_findings)
-        rule(j, VERDICT_FAIL, PRINT(j, "%s: %s", audit->findings[0].object, audit->findings[0].what));
+        line_rule(j, VERDICT_FAIL, LINE_PRINT(j, "%s: %s", audit->findings[0].object, audit->findings[0].what));
     if (audit->n_findings > 1)
-        rule(j, VERDICT_FAIL, PRINT(j, "and %zu more findings", audit->n_findings - 1));
+        line_rule(j, VERDICT_FAIL, LINE_PRINT(j, "and %zu more findings", audit->n_findings - 1));
 }
 
 static void check_sweep(struct judging *j)
@@ -173,7 +104,7 @@ static void check_sweep(struct judging *j)
 
 static double state_ratio(const struct compared_state *s)
 {
-    return ratio(s->candidate.error, s->expected.error);
+    return line_ratio(s->candidate.error, s->expected.error);
 }
 
 // The largest ratio (or a bad class) among the end states of whole runs or of seeded decodes.
@@ -190,26 +121,47 @@ static void judge_states(struct judging *j, bool seeded, enum limit ratio_limit)
             bad = bad ? bad : s;
             n_bad++;
         }
-        if (s->has_expected && (!worst || exceeds(state_ratio(s), state_ratio(worst))))
+        if (s->has_expected && (!worst || line_exceeds(state_ratio(s), state_ratio(worst))))
             worst = s;
-        if (!worst_error || exceeds(s->candidate.error, worst_error->candidate.error))
+        if (!worst_error || line_exceeds(s->candidate.error, worst_error->candidate.error))
             worst_error = s;
     }
     char name[48];
     if (bad)
-        rule(j, VERDICT_FAIL, PRINT(j, "%zu states are %s, first %s of %s", n_bad,
+        line_rule(j, VERDICT_FAIL, LINE_PRINT(j, "%zu states are %s, first %s of %s", n_bad,
                                     metric_row_class_name(bad->candidate.candidate_class),
-                                    state_name(bad->layer, bad->kind, name), case_id(j, bad->case_index)));
+                                    state_name(bad->layer, bad->kind, name), line_case(j, bad->case_index)));
     if (worst)
-        number(j, "state error / expected", state_ratio(worst), ratio_limit, false,
-               PRINT(j, "%s of %s: error %.3g, expected %.3g", state_name(worst->layer, worst->kind, name),
-                     case_id(j, worst->case_index), worst->candidate.error, worst->expected.error));
+        line_number(j, "state error / expected", state_ratio(worst), ratio_limit, false,
+               LINE_PRINT(j, "%s of %s: error %.3g, expected %.3g", state_name(worst->layer, worst->kind, name),
+                     line_case(j, worst->case_index), worst->candidate.error, worst->expected.error));
     if (worst_error)
-        number(j, "state error", worst_error->candidate.error, LIMIT_CAP_STATE, false,
-               PRINT(j, "%s of %s", state_name(worst_error->layer, worst_error->kind, name),
-                     case_id(j, worst_error->case_index)));
+        line_number(j, "state error", worst_error->candidate.error, LIMIT_CAP_STATE, false,
+               LINE_PRINT(j, "%s of %s", state_name(worst_error->layer, worst_error->kind, name),
+                     line_case(j, worst_error->case_index)));
     if (worst_error && !worst)
-        rule(j, VERDICT_WARN, "no `expected` arm: judged by the policy's caps alone");
+        line_rule(j, VERDICT_WARN, "no `expected` arm: judged by the policy's caps alone");
+}
+
+// On the way a state is charted, not measured against limits: those are for its end. But its class is judged.
+static void judge_snapshots(struct judging *j)
+{
+    const struct compared_snapshot *bad = NULL;
+    size_t n_bad = 0;
+    for (size_t i = 0; i < j->comparison->n_snapshots; i++) {
+        const struct compared_snapshot *s = &j->comparison->snapshots[i];
+        const enum row_class class = s->candidate.candidate_class;
+        if (class == ROW_NAN || class == ROW_INFINITE || (class == ROW_ZERO && s->candidate.reference_class != ROW_ZERO)) {
+            bad = bad ? bad : s;
+            n_bad++;
+        }
+    }
+    char name[48];
+    if (bad)
+        line_rule(j, VERDICT_FAIL, LINE_PRINT(j, "%zu snapshots are %s, first %s of %s after %" PRIu32 " positions", n_bad,
+                                              metric_row_class_name(bad->candidate.candidate_class),
+                                              state_name(bad->layer, bad->kind, name), line_case(j, bad->case_index),
+                                              bad->position));
 }
 
 static void check_seeded(struct judging *j)
@@ -227,10 +179,11 @@ static void check_state(struct judging *j)
         j->line->agree += !s->seeded && s->candidate.error <= j->input->policy->limit[LIMIT_CAP_STATE] &&
                           (!s->has_expected || state_ratio(s) <= j->input->policy->limit[LIMIT_RATIO_STATE]);
     }
-    remark(j, "end states within the limits");
+    line_remark(j, "end states within the limits");
     judge_states(j, false, LIMIT_RATIO_STATE);
+    judge_snapshots(j);
     if (j->line->of == 0 || j->line->of < comparison->declared[CHECK_STATE])
-        rule(j, VERDICT_NOT_RUN, PRINT(j, "compared %" PRIu64 " of %" PRIu64 " declared states", j->line->of,
+        line_rule(j, VERDICT_NOT_RUN, LINE_PRINT(j, "compared %" PRIu64 " of %" PRIu64 " declared states", j->line->of,
                                        comparison->declared[CHECK_STATE]));
 }
 
@@ -250,14 +203,14 @@ static void check_rollout(struct judging *j)
     tally_count(j->input, CHECK_ROLLOUT, TALLY_ALL_CASES, tally_sigma(comparison), &tally);
     j->line->of = comparison->n_rollouts;
     j->line->agree = comparison->n_rollouts - diverged;
-    remark(j, PRINT(j, "%s tokens; %" PRIu64 " prompts with every margin over the floor, all identical",
+    line_remark(j, LINE_PRINT(j, "%s tokens; %" PRIu64 " prompts with every margin over the floor, all identical",
                     describe_counts(j, &tally), strict));
     if (broken && tally.bad_rows == 0)
-        rule(j, VERDICT_FAIL, PRINT(j, "%s: %" PRIu32 "/%" PRIu32 " where every reference margin is over the floor, first "
-                                    "divergence at token %" PRIu32, case_id(j, broken->case_index), broken->equal, broken->n,
+        line_rule(j, VERDICT_FAIL, LINE_PRINT(j, "%s: %" PRIu32 "/%" PRIu32 " where every reference margin is over the floor, first "
+                                    "divergence at token %" PRIu32, line_case(j, broken->case_index), broken->equal, broken->n,
                                     broken->first_divergence + 1));
     if (comparison->n_rollouts)
-        number(j, "share of diverged prompts", (double)diverged / (double)comparison->n_rollouts, LIMIT_ROLLOUT_DIVERGED, false,
+        line_number(j, "share of diverged prompts", (double)diverged / (double)comparison->n_rollouts, LIMIT_ROLLOUT_DIVERGED, false,
                "");
     judge_rows(j, CHECK_ROLLOUT, LIMIT_MIN_ROLLOUTS, &tally);
 }
@@ -274,8 +227,8 @@ static void check_flips(struct judging *j)
         return;
     // real flips that the fp16 arm makes, too, are the reference's resolution and not this bundle's noise
     const double flips = (double)(tally.ties + tally.near_ties + tally.introduced + tally.known);
-    number(j, "flips over those that noise explains, in deviations", flips <= expected ? 0.0 : (flips - expected) / sd,
-           LIMIT_SHAPE_SD, false, PRINT(j, "%.0f flips, %.1f +- %.1f explained by sigma %.4g", flips, expected, sd, sigma));
+    line_number(j, "flips over those that noise explains, in deviations", flips <= expected ? 0.0 : (flips - expected) / sd,
+           LIMIT_SHAPE_SD, false, LINE_PRINT(j, "%.0f flips, %.1f +- %.1f explained by sigma %.4g", flips, expected, sd, sigma));
 }
 
 static void judge_coverage(struct judging *j, const struct distance *d)
@@ -284,15 +237,15 @@ static void judge_coverage(struct judging *j, const struct distance *d)
     double slope[METRIC_BINS];
     for (uint32_t bin = 0; bin < METRIC_BINS; bin++) {
         slope[bin] = metric_coverage_slope(&d->coverage, bin);
-        if (exceeds(-slope[bin], -slope[low]))
+        if (line_exceeds(-slope[bin], -slope[low]))
             low = bin;
-        if (exceeds(slope[bin], slope[high]))
+        if (line_exceeds(slope[bin], slope[high]))
             high = bin;
     }
     metric_coverage_bin(j->comparison->vocabulary, low, &first, &end);
-    number(j, "smallest head slope", slope[low], LIMIT_SLOPE_LOW, true, PRINT(j, "ids %" PRIu32 " to %" PRIu32, first, end - 1));
+    line_number(j, "smallest head slope", slope[low], LIMIT_SLOPE_LOW, true, LINE_PRINT(j, "ids %" PRIu32 " to %" PRIu32, first, end - 1));
     metric_coverage_bin(j->comparison->vocabulary, high, &first, &end);
-    number(j, "largest head slope", slope[high], LIMIT_SLOPE_HIGH, false, PRINT(j, "ids %" PRIu32 " to %" PRIu32, first, end - 1));
+    line_number(j, "largest head slope", slope[high], LIMIT_SLOPE_HIGH, false, LINE_PRINT(j, "ids %" PRIu32 " to %" PRIu32, first, end - 1));
 }
 
 // What weights cannot explain. Our int8 runtime promises the bits of `expected`; a foreign one, or another arm, rounds at other
@@ -303,9 +256,9 @@ static void judge_kernel(struct judging *j)
     const double fp16 = comparison->distances[ARM_FP16].rms;
     if (!j->input->exact_kernel || !comparison->kernel_rows || !comparison->distances[ARM_FP16].rows)
         return;
-    number(j, "kernel error / fp16 error", comparison->kernel_rms == 0.0 ? 0.0 : comparison->kernel_rms / fp16,
+    line_number(j, "kernel error / fp16 error", comparison->kernel_rms == 0.0 ? 0.0 : comparison->kernel_rms / fp16,
            LIMIT_RATIO_KERNEL, false,
-           PRINT(j, "%" PRIu64 " of %" PRIu64 " rows have the bits of `expected`", comparison->kernel_equal,
+           LINE_PRINT(j, "%" PRIu64 " of %" PRIu64 " rows have the bits of `expected`", comparison->kernel_equal,
                  comparison->kernel_rows));
 }
 
@@ -317,33 +270,34 @@ static void check_distance(struct judging *j)
     tally_count(j->input, CHECK_DISTANCE, TALLY_ALL_CASES, tally_sigma(comparison), &tally);
     j->line->of = tally.rows;
     j->line->agree = tally.agree;
-    remark(j, PRINT(j, "sigma %.4g, RMS %.4g, KL mean %.3g, p99 %.3g, max %.3g%s", d->sigma, d->rms, d->kl_mean, d->kl_p99,
-                    d->kl_max, e->rows ? PRINT(j, "; expected: sigma %.4g, KL mean %.3g", e->sigma, e->kl_mean) : ""));
+    line_remark(j, LINE_PRINT(j, "sigma %.4g, RMS %.4g, KL mean %.3g, p99 %.3g, max %.3g%s", d->sigma, d->rms, d->kl_mean, d->kl_p99,
+                    d->kl_max, e->rows ? LINE_PRINT(j, "; expected: sigma %.4g, KL mean %.3g", e->sigma, e->kl_mean) : ""));
     if (d->rows) {
         judge_coverage(j, d);
         if (e->rows) {
-            number(j, "sigma / expected", ratio(d->sigma, e->sigma), LIMIT_RATIO_SIGMA, false, "");
-            number(j, "RMS / expected", ratio(d->rms, e->rms), LIMIT_RATIO_RMS, false, "");
-            number(j, "mean KL / expected", ratio(d->kl_mean, e->kl_mean), LIMIT_RATIO_KL_MEAN, false, "");
-            number(j, "p99 KL / expected", ratio(d->kl_p99, e->kl_p99), LIMIT_RATIO_KL_P99, false, "");
+            line_number(j, "sigma / expected", line_ratio(d->sigma, e->sigma), LIMIT_RATIO_SIGMA, false, "");
+            line_number(j, "RMS / expected", line_ratio(d->rms, e->rms), LIMIT_RATIO_RMS, false, "");
+            line_number(j, "mean KL / expected", line_ratio(d->kl_mean, e->kl_mean), LIMIT_RATIO_KL_MEAN, false, "");
+            line_number(j, "p99 KL / expected", line_ratio(d->kl_p99, e->kl_p99), LIMIT_RATIO_KL_P99, false, "");
             judge_kernel(j);
         } else {
-            rule(j, VERDICT_WARN, "no `expected` arm: judged by the policy's caps alone");
+            line_rule(j, VERDICT_WARN, "no `expected` arm: judged by the policy's caps alone");
         }
-        number(j, "sigma", d->sigma, LIMIT_CAP_SIGMA, false, "");
-        number(j, "RMS", d->rms, LIMIT_CAP_RMS, false, "");
-        number(j, "mean KL", d->kl_mean, LIMIT_CAP_KL_MEAN, false, "");
-        number(j, "p99 KL", d->kl_p99, LIMIT_CAP_KL_P99, false, "");
+        line_number(j, "sigma", d->sigma, LIMIT_CAP_SIGMA, false, "");
+        line_number(j, "RMS", d->rms, LIMIT_CAP_RMS, false, "");
+        line_number(j, "mean KL", d->kl_mean, LIMIT_CAP_KL_MEAN, false, "");
+        line_number(j, "p99 KL", d->kl_p99, LIMIT_CAP_KL_P99, false, "");
+        checks_routing(j);
     }
     if (tally.bad_rows)
-        rule(j, VERDICT_FAIL, PRINT(j, "%" PRIu64 " rows of logits are %s", tally.bad_rows,
+        line_rule(j, VERDICT_FAIL, LINE_PRINT(j, "%" PRIu64 " rows of logits are %s", tally.bad_rows,
                                     metric_row_class_name(tally.bad->metric.candidate_class)));
     const uint64_t declared = comparison->declared[CHECK_DISTANCE];
     if (tally.rows == 0 || tally.rows < declared || (double)tally.rows < j->input->policy->limit[LIMIT_MIN_DISTANCE])
-        rule(j, VERDICT_NOT_RUN, PRINT(j, "compared %" PRIu64 " of %" PRIu64 " declared, the policy's least is %.0f", tally.rows,
+        line_rule(j, VERDICT_NOT_RUN, LINE_PRINT(j, "compared %" PRIu64 " of %" PRIu64 " declared, the policy's least is %.0f", tally.rows,
                                        declared, j->input->policy->limit[LIMIT_MIN_DISTANCE]));
     else if ((double)comparison->distinct_top1[CHECK_DISTANCE] < j->input->policy->limit[LIMIT_MIN_TOP1])
-        rule(j, VERDICT_NOT_RUN, "the text repeats itself");
+        line_rule(j, VERDICT_NOT_RUN, "the text repeats itself");
 }
 
 // The same engine twice: bit-equal for our own; a foreign one may round otherwise on another path, but not flip.
@@ -363,13 +317,13 @@ static void judge_second_run(struct judging *j, enum check check, const char *wh
     }
     j->line->agree = equal;
     j->line->of = compared;
-    remark(j, PRINT(j, "%s: rows and end states %s", what, own ? "bit-equal" : "without a real flip"));
+    line_remark(j, LINE_PRINT(j, "%s: rows and end states %s", what, own ? "bit-equal" : "without a real flip"));
     if (bad)
-        rule(j, VERDICT_FAIL, PRINT(j, "%s: %s gives %" PRIu32 " of %" PRIu32 " rows equal, %" PRIu32 " real flips, end states "
-                                    "%s", case_id(j, bad->case_index), bad->way ? bad->way : what, bad->equal, bad->rows, bad->real_flips,
+        line_rule(j, VERDICT_FAIL, LINE_PRINT(j, "%s: %s gives %" PRIu32 " of %" PRIu32 " rows equal, %" PRIu32 " real flips, end states "
+                                    "%s", line_case(j, bad->case_index), bad->way ? bad->way : what, bad->equal, bad->rows, bad->real_flips,
                                     !bad->has_state ? "absent" : bad->state_equal ? "equal" : "different"));
     if (compared == 0 || compared < j->comparison->declared[check])
-        rule(j, VERDICT_NOT_RUN, PRINT(j, "compared %" PRIu64 " of %" PRIu64 " rows", compared, j->comparison->declared[check]));
+        line_rule(j, VERDICT_NOT_RUN, LINE_PRINT(j, "compared %" PRIu64 " of %" PRIu64 " rows", compared, j->comparison->declared[check]));
 }
 
 static void check_determinism(struct judging *j)
@@ -397,14 +351,15 @@ static void (*const judges[CHECK_COUNT])(struct judging *) = {
 
 static void judge_case(struct judging *j, enum check check, uint32_t case_index)
 {
-    struct tally tally;
+    struct tally tally, all; // the budget is one for all cases together
     tally_count(j->input, check, case_index, tally_sigma(j->comparison), &tally);
+    tally_count(j->input, check, TALLY_ALL_CASES, tally_sigma(j->comparison), &all);
     j->line->agree = tally.agree;
     j->line->of = tally.rows;
     j->line->detail = describe_counts(j, &tally);
     if (tally.rows == 0)
-        rule(j, VERDICT_NOT_RUN, "nothing compared");
-    else if (tally.bad_rows || (double)tally.introduced > j->input->policy->limit[LIMIT_INTRODUCED])
+        line_rule(j, VERDICT_NOT_RUN, "nothing compared");
+    else if (tally.bad_rows || !((double)tally.introduced <= tally_budget(j->input->policy, all.rows)))
         j->line->verdict = VERDICT_FAIL;
     else if (tally.known)
         j->line->verdict = VERDICT_WARN;
@@ -416,11 +371,11 @@ int checks_judge(struct report *report, const struct gate_input *input, enum che
     struct judging j = {.input = input, .comparison = input->comparison, .report = report,
         .line = &report->checks[report->n_checks++]};
     *j.line = (struct report_check){.check = check, .case_id = "", .verdict = VERDICT_PASS, .detail = ""};
-    j.line->numbers = arena_alloc(&report->arena, NUMBERS_MAX, sizeof *j.line->numbers);
+    j.line->numbers = arena_alloc(&report->arena, LINE_NUMBERS, sizeof *j.line->numbers);
     if (!j.line->numbers)
         return error_set(error, ERROR_RUNTIME, "out of memory");
     if (check != CHECK_WEIGHTS && !input->comparison)
-        rule(&j, VERDICT_NOT_RUN, "nothing was recorded");
+        line_rule(&j, VERDICT_NOT_RUN, "nothing was recorded");
     else
         judges[check](&j);
     const bool has_rows = check >= CHECK_SWEEP && check <= CHECK_FLIPS;

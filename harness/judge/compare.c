@@ -168,6 +168,7 @@ static int finish_distances(struct measuring *m, struct error *error)
         d->rms = sqrt(m->squares[arm] / (rows * comparison->vocabulary));
         d->sigma = sqrt(m->noise_squares[arm] / rows);
     }
+    measure_routing_finish(m);
     if (comparison->kernel_rows)
         comparison->kernel_rms = sqrt(m->kernel_squares / ((double)comparison->kernel_rows * comparison->vocabulary));
     return 0;
@@ -181,6 +182,8 @@ int compare_suite(struct comparison **out, const struct compare_request *request
         return error_set(error, ERROR_RUNTIME, "out of memory");
     struct measuring m = {.request = request, .comparison = comparison};
     int code = make_room(&m, error);
+    if (!code && request->model)
+        code = measure_routing_open(&m, NULL, error);
     for (size_t i = 0; !code && i < request->suite->n_cases; i++) {
         m.case_index = (uint32_t)i;
         const struct suite_case *c = &request->suite->cases[i];
@@ -191,6 +194,7 @@ int compare_suite(struct comparison **out, const struct compare_request *request
     }
     if (!code)
         code = finish_distances(&m, error);
+    free(m.measured);
     if (code) {
         compare_close(&comparison);
         return code;
@@ -244,10 +248,13 @@ int compare_traces(struct comparison **out, const char *reference, const char *c
     if (!code)
         code = remember_pair(&m, &joined, error);
     if (!code)
+        code = measure_routing_open(&m, joined.reference, error);
+    if (!code)
         code = measure_whole(&m, &joined, error);
     if (!code)
         code = finish_distances(&m, error);
     join_close(&joined);
+    free(m.measured);
     if (code) {
         compare_close(&comparison);
         return code;
@@ -261,6 +268,8 @@ void compare_close(struct comparison **comparison)
     if (!comparison || !*comparison)
         return;
     free((*comparison)->states);
+    free((*comparison)->routes);
+    free((*comparison)->snapshots);
     arena_close(&(*comparison)->arena);
     free(*comparison);
     *comparison = NULL;

@@ -10,6 +10,7 @@
 #include "harness/base/arena.h"
 #include "harness/base/error.h"
 #include "harness/judge/metric.h"
+#include "harness/model/model.h"
 #include "harness/run/suite.h"
 #include "harness/run/trace.h"
 
@@ -24,6 +25,8 @@ struct compare_request {
     double floor;                  // nats; classification of a disagreement is data of the policy, handed through
     double reference_error;        // nats
     bool checks[CHECK_COUNT];      // what was recorded for the candidate
+    const struct model *model;     // whose routers choose by which scores; NULL: unknown, as the bias of LFM2-MoE is
+    double routing_sd;             // deviations of selection noise up to which a changed expert set is a tie
 };
 
 enum agreement { AGREE, TIE, NEAR_TIE, REAL_FLIP, NO_PICK };
@@ -41,6 +44,9 @@ struct compared_position {
     enum agreement fp16_agreement;           // of the fp16 arm at this position; NO_PICK when it has no such row
     bool has_fp16;
     bool introduced;            // real flip where the fp16 arm makes none
+    // Of a disagreement: the first layer whose experts changed at this position, else at the latest position before it,
+    // whose states carry the change on. -1: none did.
+    int64_t route_layer, route_position;
 };
 
 // Distances of one arm over the rows that serve `distance`.
@@ -78,6 +84,35 @@ struct compared_rows {          // determinism and paths: the same engine twice
     const char *way;            // "saved and restored", "batch", "chunks"; a second run has none
 };
 
+// One layer with experts, over every row of the whole runs and of the seeded decodes.
+struct compared_layer {
+    uint32_t layer;
+    uint64_t rows, unsound;          // compared; with a NaN, an infinity or no k different experts
+    uint64_t changed, ties;          // other experts than the reference's; of them within selection noise
+    uint64_t misrouted;              // the candidate's experts are not those that its own logits select
+    double sigma;                    // noise of a router logit, root-mean-square over rows (routing.h)
+    double weight_error;             // mean over rows
+    double largest_margin, largest_depth; // of a changed set: the reference's margin, and in deviations of its noise
+    uint64_t expected_rows;          // rows that the arm `expected` has, too
+    double expected_sigma, expected_weight_error;
+    double common_sigma, common_weight_error; // the candidate's over those rows
+};
+
+struct compared_route { // a changed expert set
+    uint32_t case_index, position, layer;
+    bool seeded;
+    double margin, depth, weight_error;
+    bool tie;             // depth <= request.routing_sd
+};
+
+// A recurrent state on the way, or the keys and values that came since the snapshot before.
+struct compared_snapshot {
+    uint32_t case_index, position, layer;
+    enum state_kind kind;
+    struct metric_tensor candidate, expected; // against the reference
+    bool has_expected;
+};
+
 struct missing {                // a row or trace that the suite declares and the candidate did not give
     uint32_t case_index;
     enum check check;
@@ -102,6 +137,14 @@ struct comparison {
     // differs is the kernel or an undeclared plan (anchors.md 6.4). RMS over all logits, and rows that are equal bit for bit.
     uint64_t kernel_rows, kernel_equal;
     double kernel_rms;
+    size_t n_layers;
+    struct compared_layer *layers;          // with experts; none in a dense model
+    size_t n_routes;
+    struct compared_route *routes;          // by case, whole runs before seeded decodes, then position, then layer
+    uint64_t routing_declared, routing_compared; // rows x layers
+    bool routing_known;                     // margins and what logits select: the request had a model
+    size_t n_snapshots;
+    struct compared_snapshot *snapshots;    // by case, position, layer, kind
     uint64_t class_count[ROW_CONSTANT + 1]; // candidate rows of every trace, compared or not
     uint64_t declared[CHECK_COUNT];         // rows (prompts for rollout) that the suite declares
     uint64_t compared[CHECK_COUNT];

@@ -35,7 +35,7 @@ static int count_positions(struct report *report, const struct gate_input *input
         report->near_ties += p->agreement == NEAR_TIE;
         report->real_flips += p->agreement == REAL_FLIP;
         report->introduced += p->introduced || p->agreement == NO_PICK;
-        report->unexplained += p->introduced && !(m->gap < TALLY_UNEXPLAINED_SIGMAS * sigma);
+        report->unexplained += tally_is_unexplained(p, sigma);
         report->undecidable += p->undecidable;
         sizes[p->case_index]++;
         events[p->case_index] += p->agreement != AGREE;

@@ -73,7 +73,8 @@ static void add_position(struct measuring *m, const struct joined *joined, uint3
     const float *r = trace_logits(joined->reference, t, m->reference_row);
     const float *q = trace_logits(joined->arms[ARM_CANDIDATE], t, m->arm_row);
     *p = (struct compared_position){.case_index = m->case_index, .seeded = seeded,
-        .position = joined->reference->contract.position + t, .fp16_agreement = NO_PICK};
+        .position = joined->reference->contract.position + t, .fp16_agreement = NO_PICK, .route_layer = -1,
+        .route_position = -1};
     memcpy(p->checks, checks, sizeof p->checks);
     struct metric_reference reference;
     metric_reference(r, comparison->vocabulary, m->probabilities, &reference);
@@ -195,7 +196,12 @@ int measure_whole(struct measuring *m, const struct joined *joined, struct error
     }
     if (asked[CHECK_ROLLOUT] && c->checks[CHECK_ROLLOUT])
         add_rollout(m, first);
-    return asked[CHECK_STATE] && c->checks[CHECK_STATE] ? add_states(m, joined, CHECK_STATE, error) : 0;
+    int code = measure_routing(m, joined, false, error);
+    if (!code && asked[CHECK_STATE] && c->checks[CHECK_STATE])
+        code = add_states(m, joined, CHECK_STATE, error);
+    if (!code && asked[CHECK_STATE] && c->checks[CHECK_STATE])
+        code = measure_snapshots(m, joined, error);
+    return code;
 }
 
 int measure_seeded(struct measuring *m, const struct joined *joined, struct error *error)
@@ -205,7 +211,9 @@ int measure_seeded(struct measuring *m, const struct joined *joined, struct erro
     for (uint32_t t = 0; t < joined->reference->n; t++)
         add_position(m, joined, t, true, checks);
     const uint64_t declared = m->comparison->declared[CHECK_SEEDED]; // rows; its states have no count of their own
-    const int code = add_states(m, joined, CHECK_SEEDED, error);
+    int code = measure_routing(m, joined, true, error);
+    if (!code)
+        code = add_states(m, joined, CHECK_SEEDED, error);
     m->comparison->declared[CHECK_SEEDED] = declared;
     return code;
 }

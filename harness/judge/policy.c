@@ -18,6 +18,7 @@ static const struct {
     [LIMIT_FLOOR] = {"floor", 0, 1e3},
     [LIMIT_REFERENCE_ERROR] = {"reference_error", 0, 1e3},
     [LIMIT_INTRODUCED] = {"introduced", 0, 1e9},
+    [LIMIT_INTRODUCED_PER_2048] = {"introduced_per_2048", 0, 2048},
     [LIMIT_UNEXPLAINED] = {"unexplained", 0, 1e9},
     [LIMIT_RATIO_SIGMA] = {"ratio_sigma", 0, 1e9},
     [LIMIT_RATIO_RMS] = {"ratio_rms", 0, 1e9},
@@ -26,6 +27,11 @@ static const struct {
     [LIMIT_RATIO_KERNEL] = {"ratio_kernel", 0, 1e9},
     [LIMIT_RATIO_STATE] = {"ratio_state", 0, 1e9},
     [LIMIT_RATIO_SEEDED_STATE] = {"ratio_seeded_state", 0, 1e9},
+    [LIMIT_ROUTING_SD] = {"routing_sd", 0, 1e3},
+    [LIMIT_MISROUTED] = {"misrouted", 0, 1e9},
+    [LIMIT_RATIO_ROUTER] = {"ratio_router", 0, 1e9},
+    [LIMIT_RATIO_ROUTING_WEIGHTS] = {"ratio_routing_weights", 0, 1e9},
+    [LIMIT_CAP_ROUTER] = {"cap_router", 0, 1e9},
     [LIMIT_CAP_SIGMA] = {"cap_sigma", 0, 1e9},
     [LIMIT_CAP_RMS] = {"cap_rms", 0, 1e9},
     [LIMIT_CAP_KL_MEAN] = {"cap_kl_mean", 0, 1e9},
@@ -124,11 +130,18 @@ static int read_families(struct reader *reader, struct json families)
     return result;
 }
 
+static bool is_needed(enum limit limit, const char *family)
+{
+    const bool of_routers = limit >= LIMIT_ROUTING_SD && limit <= LIMIT_CAP_ROUTER;
+    return limit != LIMIT_INTRODUCED_PER_2048 &&
+           (!of_routers || !strcmp(family, family_name(FAMILY_LFM2_MOE)) || !strcmp(family, family_name(FAMILY_QWEN35_MOE)));
+}
+
 static int check_limits(struct reader *reader)
 {
     const struct policy *policy = reader->policy;
     for (int i = 0; i < LIMIT_COUNT; i++)
-        if (!policy->reason[i])
+        if (!policy->reason[i] && is_needed((enum limit)i, reader->family))
             return error_set(reader->error, ERROR_INPUT,
                              "%s: limit '%s' is missing for family '%s', expected it under \"limits\" "
                              "or under that family, with its reason",

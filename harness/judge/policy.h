@@ -5,7 +5,8 @@
 //  "limits": {NAME: {"limit": x, "reason": "..."}, ...}, "families": {"lfm2": {NAME: {...}}},
 //  "allowed_deviations": [{"plan": "key=value", "reason": ...}],
 //  "known": [{"check", "case", "position", "owner", "reason", "expires": "YYYY-MM-DD"}]}
-// Every limit of the table below must be given, by "limits" or by the family; a family's wins. A limit without a
+// Every limit of the table below must be given, by "limits" or by the family; a family's wins. Those of routers are
+// demanded for families with experts only. A limit without a
 // reason, an unknown name (in any family), a number that is not finite or cannot be such a limit, a date that is
 // none: refused. No limit, no run. A deviation has expired on the day after "expires" (UTC).
 #ifndef ASSAY_POLICY_H
@@ -23,7 +24,8 @@ enum limit {
     LIMIT_FLOOR,           // nats: a gap below is a near-tie
     LIMIT_REFERENCE_ERROR, // nats: a gap below is a tie (the reference's own error)
     LIMIT_INTRODUCED,      // budget of introduced real flips, all positions of a check together
-    LIMIT_UNEXPLAINED,     // budget of real flips with gap >= 3 sigma_c
+    LIMIT_INTRODUCED_PER_2048, // the same per 2,048 positions, the larger counts; 0 when absent
+    LIMIT_UNEXPLAINED,     // budget of real flips with gap >= 3 sigma_c where no expert set changed
     LIMIT_RATIO_SIGMA,     // sigma_c over that of `expected`
     LIMIT_RATIO_RMS,       // RMS over all logits, ratio
     LIMIT_RATIO_KL_MEAN,
@@ -31,6 +33,11 @@ enum limit {
     LIMIT_RATIO_KERNEL,         // RMS of the candidate against `expected` over that of the fp16 arm against the reference
     LIMIT_RATIO_STATE, // relative L2 of an end state, ratio
     LIMIT_RATIO_SEEDED_STATE,
+    LIMIT_ROUTING_SD,           // of selection noise: a changed expert set further out is a fault; as the next four for
+    LIMIT_MISROUTED,            // families with experts only. Expert sets that the router's own logits do not select
+    LIMIT_RATIO_ROUTER,         // noise of a router's logits, ratio, of the worst layer
+    LIMIT_RATIO_ROUTING_WEIGHTS, // error of the routed sum's weights, likewise
+    LIMIT_CAP_ROUTER,           // noise of a router's logits
     LIMIT_CAP_SIGMA, // absolute caps of the family
     LIMIT_CAP_RMS,
     LIMIT_CAP_KL_MEAN,
@@ -77,7 +84,7 @@ struct policy {
     struct allowed_deviation *allowed;
 };
 
-// `family` is the model_type. `today` "YYYY-MM-DD" decides what has expired (NULL: the clock).
+// `family` is family_name's, as "qwen3_5_moe". `today` "YYYY-MM-DD" decides what has expired (NULL: the clock).
 int policy_open(struct policy **policy, const char *path, const char *family, const char *today, struct error *error);
 void policy_close(struct policy **policy);
 

@@ -40,9 +40,20 @@ void tally_count(const struct gate_input *input, enum check check, int64_t case_
             const bool known = is_known(input->policy, check, input->suite->cases[p->case_index].id, p->position);
             tally->known += known;
             tally->introduced += !known;
-            tally->unexplained += !known && !(p->metric.gap < TALLY_UNEXPLAINED_SIGMAS * sigma);
+            tally->unexplained += !known && tally_is_unexplained(p, sigma);
         }
     }
+}
+
+double tally_budget(const struct policy *policy, uint64_t rows)
+{
+    return fmax(policy->limit[LIMIT_INTRODUCED], policy->limit[LIMIT_INTRODUCED_PER_2048] * (double)rows / 2048.0);
+}
+
+bool tally_is_unexplained(const struct compared_position *position, double sigma)
+{
+    return position->introduced && position->route_position != (int64_t)position->position &&
+           !(position->metric.gap < TALLY_UNEXPLAINED_SIGMAS * sigma);
 }
 
 double tally_sigma(const struct comparison *comparison)

@@ -14,9 +14,14 @@ struct tally {
 enum { TALLY_ALL_CASES = -1 };
 #define TALLY_UNEXPLAINED_SIGMAS 3.0 // of sigma_c: a real flip this far out is not noise
 
-// `sigma` is sigma_c: a real flip of 3 sigma_c and more is unexplained. Known deviations of the policy that have not expired are
+// `sigma` is sigma_c: a real flip of 3 sigma_c and more is unexplained, unless a layer chose other experts there. Known deviations of the policy that have not expired are
 // counted in `known`, not in introduced and unexplained.
 void tally_count(const struct gate_input *input, enum check check, int64_t case_index, double sigma, struct tally *tally);
+
+// Real flips that may be introduced among so many rows of one check.
+double tally_budget(const struct policy *policy, uint64_t rows);
+// Is an introduced flip further out than noise reaches, and no experts were changed at its position?
+bool tally_is_unexplained(const struct compared_position *position, double sigma);
 
 // sigma_c of the candidate: over the rows of `distance`, or over all compared rows when there are none.
 double tally_sigma(const struct comparison *comparison);

@@ -208,6 +208,14 @@ static const struct {
     {"qwen3_5_moe_text", FAMILY_QWEN35_MOE, false},
 };
 
+const char *family_of_type(const char *model_type)
+{
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++)
+        if (!strcmp(model_type, families[i].model_type))
+            return family_name(families[i].family);
+    return model_type;
+}
+
 static int read_family(struct json root, struct config *config, struct error *error)
 {
     const struct json value = json_get(root, "model_type");

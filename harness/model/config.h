@@ -33,6 +33,8 @@
 
 enum family { FAMILY_LFM2, FAMILY_LFM2_MOE, FAMILY_QWEN35, FAMILY_QWEN35_MOE };
 const char *family_name(enum family family); // "lfm2", "lfm2_moe", "qwen3_5", "qwen3_5_moe"
+// The family's name of a model_type ("qwen3_5_text": "qwen3_5"); of an unknown one the text itself.
+const char *family_of_type(const char *model_type);
 
 enum mixer { MIXER_CONV, MIXER_ATTENTION, MIXER_DELTA };
 

@@ -42,10 +42,10 @@ static char *entry_path(struct arena *arena, const struct cache *cache, const st
         arena,
         FORMAT "\nprogram %s\nmodel %s\ntype %s\nweights %s\nconfig %s\ntokenizer %s\nengine %s %s\ndevice %s\n"
                "precision %s\nmode %s\ntokens %" PRIu32 " %s\nwhole %d\nprefix %d\nrollout %" PRIu32
-               "\nseeded %" PRIu32 "\n",
+               "\nseeded %" PRIu32 "\nstate_every %" PRIu32 "\ntaps %s\n",
         cache->program, k->model, k->model_type, k->weights_sha256, k->config_sha256, k->tokenizer_sha256, k->engine,
         k->engine_version, k->device, k->precision, k->mode, c->n, tokens, c->paths[CACHE_WHOLE] != NULL,
-        c->paths[CACHE_PREFIX] != NULL, c->rollout, c->seeded);
+        c->paths[CACHE_PREFIX] != NULL, c->rollout, c->seeded, c->state_every, tap_level_name(c->taps));
     return key && !hash_bytes(key, strlen(key), name, NULL) ? file_join(arena, cache->directory, name) : NULL;
 }
 

@@ -32,6 +32,8 @@ struct cache_case {
     struct trace_contract contract;    // from the zero state: start, position and generated are not looked at
     const uint32_t *tokens;            // [n]
     uint32_t n, rollout, seeded;       // as in suite.h; 0 for what is not asked
+    uint32_t state_every;              // of the whole run
+    enum tap_level taps;               // of the whole run and the seeded decode
     const char *paths[CACHE_PURPOSES]; // the files of this run; NULL: not asked for
 };
 

@@ -30,7 +30,8 @@ struct engine_class {
     // Allocates nothing. ERROR_INPUT: token >= V; ERROR_USAGE: more positions than the engine was opened for.
     int (*step)(struct engine *engine, uint32_t token, const struct tap_sink *taps, const float **logits,
                 struct error *error);
-    // The state after the last step, copied into `state` (made by state_make for engine->position).
+    // The state after the last step, copied into the tensors that `state` lists (made by state_make or
+    // state_make_recurrent for engine->position).
     void (*save)(const struct engine *engine, struct state *state);
     // Continues from `state`. ERROR_RUNTIME when a value that is finite in fp32 overflows the engine's state dtype.
     int (*load)(struct engine *engine, const struct state *state, struct error *error);

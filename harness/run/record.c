@@ -105,12 +105,22 @@ static int whole_tokens(const struct record *record, const struct suite_case *c,
     return status;
 }
 
+// What the comparison of routers needs.
+static enum tap_level case_taps(const struct engine *engine)
+{
+    return engine->config->experts ? TAPS_ROUTER : TAPS_NONE;
+}
+
 static int record_whole(const struct record *record, const struct suite_case *c, struct engine *engine,
                         struct progress *progress, struct arena *arena, struct error *error)
 {
     const struct purposes purposes = case_purposes(record, c, engine);
-    struct run run = {
-        .contract = &record->contract, .logits = record->logits, .chunk = record->chunk, .state = true};
+    struct run run = {.contract = &record->contract,
+                      .logits = record->logits,
+                      .chunk = record->chunk,
+                      .taps = case_taps(engine),
+                      .state = true,
+                      .state_every = record->checks[CHECK_STATE] ? c->state_every : 0};
     int status = whole_tokens(record, c, arena, &run, error);
     if (!status)
         status = path_make(arena, record->directory, c->id, NULL, &run.path, error);
@@ -159,6 +169,7 @@ static int record_seeded(const struct record *record, const struct suite_case *c
                       .tokens = c->tokens + (c->n - c->seeded),
                       .n = c->seeded,
                       .chunk = record->chunk,
+                      .taps = case_taps(engine),
                       .state = true};
     const char *source = record->reference ? record->reference : record->directory;
     int status = path_make(arena, source, c->id, "prefix", &run.from, error);
@@ -208,6 +219,8 @@ static int cache_case_make(const struct record *record, const struct suite_case 
                                .tokens = c->tokens,
                                .n = c->n,
                                .rollout = purposes.whole ? c->rollout : 0,
+                               .state_every = purposes.whole && record->checks[CHECK_STATE] ? c->state_every : 0,
+                               .taps = case_taps(engine),
                                .seeded = purposes.seeded ? c->seeded : 0};
     char *mode = arena_alloc(arena, RUN_MODE_TEXT, 1);
     if (!mode)
@@ -313,12 +326,14 @@ int record_run(const struct record *record, const struct record_run *request, st
                             .logits = record->logits,
                             .path = path,
                             .from = request->from,
+                            .at = request->at,
                             .tokens = request->tokens,
                             .n = request->n,
                             .generate = request->generate,
                             .chunk = record->chunk,
                             .taps = request->taps,
-                            .state = request->state};
+                            .state = request->state,
+                            .state_every = request->state_every};
     struct progress progress;
     progress_start(&progress, engine->name, total, record->quiet);
     const int status = run_record(&run, engine, &progress, error);

@@ -3,7 +3,8 @@
 //
 // In DIRECTORY, for every case that asks for it:
 //   CASE.safetensors            zero state, all tokens S=1, teacher-forced, then the case's `rollout` more; end state
-//                               (sweep, rollout, flips, distance, state: the same rows whichever is asked for)
+//                               (sweep, rollout, flips, distance, state: the same rows whichever is asked for);
+//                               snapshots of the recurrent states every `state_every` tokens, where the case says so
 //   CASE.prefix.safetensors     reference only: the first n - seeded tokens, end state: the seed
 //   CASE.seeded.safetensors     the last `seeded` tokens from the reference's state, end state
 //   CASE.again.safetensors      determinism: the whole run a second time, after other work
@@ -11,6 +12,7 @@
 //   CASE.restored.safetensors   paths: the second half, by the engine after a reset and that state loaded
 //   CASE.batch.safetensors      paths: the whole run again, as many tokens a call as the engine takes
 //   CASE.chunk.safetensors      paths: the whole run again, RECORD_CHUNK tokens a call
+// Of a model with experts the first and the third also hold the router's taps of every row.
 // An engine without batches writes no `batch` and no `chunk`. The reference writes none of the last five: nobody
 // compares it with itself; for determinism and
 // paths it leaves the whole run that the others follow. A whole run of a single token has no middle, hence no
@@ -76,7 +78,9 @@ struct record_run {
     uint32_t n, generate;
     enum tap_level taps;
     bool state;
+    uint32_t state_every; // snapshots, as in trace.h; 0: none
     const char *from;
+    uint32_t at;          // positions of the snapshot in `from` to start from; 0: its end state
 };
 int record_run(const struct record *record, const struct record_run *run, struct engine *engine, const char *path,
                struct error *error);

@@ -54,7 +54,7 @@ static int check_state(const struct trace *trace, const struct state *found, con
                             trace->file->path, found->n, engine->name, expected.n);
 }
 
-// Puts the engine into the end state of the trace run->from; `start` becomes the digest of the file.
+// Puts the engine into a state of the trace run->from; `start` becomes the digest of the file.
 static int seed(const struct run *run, struct engine *engine, char start[HASH_HEX], struct error *error)
 {
     struct arena arena = {0};
@@ -64,7 +64,8 @@ static int seed(const struct run *run, struct engine *engine, char start[HASH_HE
     if (!status)
         status = run_check_hashes(trace, run->contract, error);
     if (!status)
-        status = trace_state(trace, &arena, &state, error);
+        status = run->at ? trace_state_at(trace, run->at, &arena, &state, error)
+                         : trace_state(trace, &arena, &state, error);
     if (!status)
         status = check_state(trace, &state, engine, &arena, error);
     if (!status)
@@ -105,6 +106,19 @@ static int put_state(struct trace_writer *writer, const struct engine *engine, s
     return status;
 }
 
+static int put_snapshot(struct trace_writer *writer, const struct engine *engine, struct error *error)
+{
+    struct arena arena = {0};
+    struct state state;
+    const int status = state_make_recurrent(&arena, engine->config, engine->position, &state, error);
+    if (!status) {
+        engine->class->save(engine, &state);
+        trace_put_snapshot(writer, &state);
+    }
+    arena_close(&arena);
+    return status;
+}
+
 // Where the rows of the run go: to `writer`, the first ones also to `branch`.
 struct rows {
     const struct run *run;
@@ -134,13 +148,18 @@ static void begin_batch_row(void *context, uint32_t t)
     trace_row(rows->writer, rows->first + t);
 }
 
+static bool is_snapshot(const struct rows *rows)
+{
+    return rows->run->state_every && rows->engine->position % rows->run->state_every == 0;
+}
+
 static int commit_branch(struct rows *rows, struct error *error)
 {
     const int status = put_state(rows->branch, rows->engine, error);
     return status ? status : trace_commit(&rows->branch, error);
 }
 
-// The given tokens [0, end), at most `chunk` a call; a call ends where the branch does.
+// The given tokens [0, end), at most `chunk` a call; a call ends where the branch does, and at every snapshot.
 static int batch_rows(struct rows *rows, uint32_t end, uint32_t chunk, struct error *error)
 {
     const struct run *run = rows->run;
@@ -151,10 +170,13 @@ static int batch_rows(struct rows *rows, uint32_t end, uint32_t chunk, struct er
                                     .tap_row = begin_batch_row};
     for (uint32_t t = 0; t < end;) {
         const uint32_t stop = rows->branch && run->branch < end ? run->branch : end;
-        const uint32_t n = stop - t < chunk ? stop - t : chunk;
+        const uint32_t every = run->state_every, left = every ? every - engine->position % every : chunk;
+        const uint32_t call = left < chunk ? left : chunk, n = stop - t < call ? stop - t : call;
         rows->first = t;
         int status = engine->class->batch(engine, run->tokens + t, n, &sink, error);
         t += n;
+        if (!status && is_snapshot(rows))
+            status = put_snapshot(rows->writer, engine, error);
         if (!status && rows->branch && t == run->branch)
             status = commit_branch(rows, error);
         if (status)
@@ -175,7 +197,9 @@ static int step_rows(struct rows *rows, uint32_t first, uint32_t end, uint32_t t
         if (status)
             return status;
         put_row(rows, t, token, logits);
-        if (rows->branch && t + 1 == run->branch)
+        if (is_snapshot(rows))
+            status = put_snapshot(rows->writer, engine, error);
+        if (!status && rows->branch && t + 1 == run->branch)
             status = commit_branch(rows, error);
         if (status)
             return status;
@@ -247,7 +271,8 @@ int run_record(const struct run *run, struct engine *engine, struct progress *pr
                               .n = (uint32_t)total,
                               .logits = run->logits,
                               .taps = run->taps,
-                              .state = run->state};
+                              .state = run->state,
+                              .state_every = run->state_every};
     run_contract(&spec.contract, engine, run->chunk, mode);
     spec.contract.start = start;
     spec.contract.position = engine->position;
@@ -258,6 +283,7 @@ int run_record(const struct run *run, struct engine *engine, struct progress *pr
         assert(run->branch >= 1 && run->branch <= run->n);
         spec.n = run->branch;
         spec.taps = TAPS_NONE;
+        spec.state_every = 0;
         spec.state = true;
         spec.contract.generated = 0;
         status = trace_create(&rows.branch, run->branch_path, &spec, error);

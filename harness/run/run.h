@@ -14,12 +14,14 @@ struct run {
     const struct trace_contract *contract; // who runs what; engine, mode, start, position and generated are filled in
     enum dtype logits;
     const char *path;       // of the trace
-    const char *from;       // the trace whose end state is the start; NULL: zero state
+    const char *from;       // the trace whose state is the start; NULL: zero state
+    uint32_t at;            // the snapshot of `from` after so many positions; 0: its end state
     const uint32_t *tokens; // [n] given
     uint32_t n, generate;   // n >= 1; generate: more tokens, picked by the engine itself, one at a time
     uint32_t chunk;         // given tokens a call, as record.h says of its own
     enum tap_level taps;
     bool state;
+    uint32_t state_every;   // snapshots in the trace, as in trace.h; 0: none
     const char *branch_path; // a second trace, of the first `branch` <= n tokens and with the state there; NULL: none
     uint32_t branch;
 };

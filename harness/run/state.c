@@ -41,8 +41,8 @@ static bool tensor_make(struct arena *arena, const struct config *config, uint32
     return tensor->data != NULL;
 }
 
-int state_make(struct arena *arena, const struct config *config, uint32_t position, struct state *state,
-               struct error *error)
+static int make(struct arena *arena, const struct config *config, uint32_t position, bool recurrent,
+                struct state *state, struct error *error)
 {
     static const enum state_kind first[] = {STATE_CONV, STATE_K, STATE_CONV}; // by mixer
     static const enum state_kind last[] = {STATE_CONV, STATE_V, STATE_DELTA};
@@ -54,6 +54,8 @@ int state_make(struct arena *arena, const struct config *config, uint32_t positi
     size_t n = 0;
     for (uint32_t layer = 0; layer < config->layers; layer++) {
         const enum mixer mixer = config->mixers[layer];
+        if (recurrent && mixer == MIXER_ATTENTION)
+            continue;
         for (enum state_kind kind = first[mixer]; kind <= last[mixer]; kind++) {
             tensors[n] = (struct state_tensor){.layer = layer, .kind = kind};
             if (!tensor_make(arena, config, position, &tensors[n]))
@@ -70,4 +72,16 @@ memory:
                      "out of memory for the state of %u layers after %u positions; "
                      "close other programs or use a shorter case",
                      config->layers, position);
+}
+
+int state_make(struct arena *arena, const struct config *config, uint32_t position, struct state *state,
+               struct error *error)
+{
+    return make(arena, config, position, false, state, error);
+}
+
+int state_make_recurrent(struct arena *arena, const struct config *config, uint32_t position, struct state *state,
+                         struct error *error)
+{
+    return make(arena, config, position, true, state, error);
 }

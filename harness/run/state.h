@@ -7,6 +7,7 @@
 #ifndef ASSAY_STATE_H
 #define ASSAY_STATE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -35,6 +36,9 @@ struct state {
 // A zeroed state of the right shapes after `position` tokens, in the arena.
 int state_make(struct arena *arena, const struct config *config, uint32_t position, struct state *state,
                struct error *error);
+// The part that does not grow with the positions: conv and delta alone.
+int state_make_recurrent(struct arena *arena, const struct config *config, uint32_t position, struct state *state,
+                         struct error *error);
 // "state.2.k"
 const char *state_name(uint32_t layer, enum state_kind kind, char text[48]);
 

@@ -368,10 +368,17 @@ static int read_counts(struct reader *reader, struct json object, struct suite_c
     return answer.item ? misplaced(reader, answer, "is a continuation, but the case has no rollout check") : 0;
 }
 
+static int read_state_every(struct reader *reader, struct json every, struct suite_case *one)
+{
+    if (every.item && !one->checks[CHECK_STATE])
+        return misplaced(reader, every, "asks for snapshots of the state, but the case has no state check");
+    return every.item ? json_need_u32(every, 1, one->n + one->rollout, &one->state_every, reader->error) : 0;
+}
+
 static int read_case(struct reader *reader, struct json object, struct suite_case *one)
 {
     static const char *const keys[] = {"id",        "domain", "text",    "tokens", "special", "checks",
-                                       "positions", "seeded", "rollout", "answer", NULL};
+                                       "positions", "seeded", "rollout", "state_every", "answer", NULL};
     const struct json domain = json_get(object, "domain"), checks = json_get(object, "checks");
     const struct json answer = json_get(object, "answer");
     const char *id, *word = "";
@@ -400,6 +407,8 @@ static int read_case(struct reader *reader, struct json object, struct suite_cas
         result = read_positions(reader, json_get(object, "positions"), one);
     if (!result)
         result = read_counts(reader, object, one);
+    if (!result)
+        result = read_state_every(reader, json_get(object, "state_every"), one);
     return result ? result : check_length(reader, one);
 }
 

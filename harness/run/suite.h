@@ -3,7 +3,7 @@
 //
 // {"schema": "assay-suite/1", "name": ..., "description": ...?, "checks": ["weights"]?, "cases": [
 //    {"id": ..., "domain": ...?, "text": ... | "tokens": [ids], "special": bool?, "checks": [...]?,
-//     "positions": [...]?, "seeded": n?, "rollout": n?,
+//     "positions": [...]?, "seeded": n?, "rollout": n?, "state_every": n?,
 //     "answer": {"ids": [...], "margins": [...]?, "source": ...}?}, ...]}
 // special: the tokenizer's template (BOS) is applied to the text; true unless given. Without "checks" a case gets
 // those of a prompt: sweep, seeded, rollout, state. A key that its checks do not use is refused, an unknown one too.
@@ -56,6 +56,7 @@ struct suite_case {
     uint32_t *positions;         // sweep positions, ascending; the first 16 (or all of a shorter case) unless named
     uint32_t seeded;             // last tokens decoded from the reference's state; < n; 0 without CHECK_SEEDED
     uint32_t rollout;            // tokens generated; 0 without CHECK_ROLLOUT
+    uint32_t state_every;        // snapshots of conv and delta at its multiples; 0: none, always without CHECK_STATE
     struct suite_answer *answer; // NULL unless the suite publishes one; rollout >= answer->n
 };
 

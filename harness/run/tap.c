@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <stdio.h>
+#include <string.h>
 
 static const char *const point_names[TAP_POINTS] = {
     [TAP_EMBED] = "embed",   [TAP_IN] = "in",           [TAP_NORM] = "norm",       [TAP_Q] = "q",
@@ -11,6 +12,23 @@ static const char *const point_names[TAP_POINTS] = {
     [TAP_EXPERTS] = "experts", [TAP_WEIGHTS] = "weights", [TAP_FFN] = "ffn",       [TAP_OUT] = "out",
     [TAP_FINAL_NORM] = "final_norm",
 };
+
+static const char *const level_names[TAP_LEVELS] = {
+    [TAPS_NONE] = "none", [TAPS_ROUTER] = "router", [TAPS_LAYERS] = "layers", [TAPS_ALL] = "all"};
+
+const char *tap_level_name(enum tap_level level)
+{
+    assert(level < TAP_LEVELS);
+    return level_names[level];
+}
+
+bool tap_level_parse(const char *name, enum tap_level *level)
+{
+    for (*level = TAPS_NONE; *level < TAP_LEVELS; (*level)++)
+        if (!strcmp(name, level_names[*level]))
+            return true;
+    return false;
+}
 
 static uint32_t attention_width(const struct config *config, enum tap_point point)
 {
@@ -59,7 +77,7 @@ static uint32_t mixer_width(const struct config *config, uint32_t layer, enum ta
 uint32_t tap_width(const struct config *config, enum tap_level level, uint32_t layer, enum tap_point point)
 {
     assert(layer < config->layers);
-    if (level == TAPS_NONE || (level != TAPS_ALL && tap_is_detail(point)))
+    if (!tap_serves(level, point))
         return 0;
     if (point == TAP_EMBED || point == TAP_FINAL_NORM)
         return layer == 0 ? config->hidden : 0;

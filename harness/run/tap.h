@@ -4,11 +4,15 @@
 #ifndef ASSAY_TAP_H
 #define ASSAY_TAP_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "harness/model/config.h"
 
-enum tap_level { TAPS_NONE, TAPS_LAYERS, TAPS_ALL };
+// router: the three points of layers with experts alone, which is what a gate of such a model records of every position.
+enum tap_level { TAPS_NONE, TAPS_ROUTER, TAPS_LAYERS, TAPS_ALL, TAP_LEVELS };
+const char *tap_level_name(enum tap_level level);                // "none", "router", "layers", "all"
+bool tap_level_parse(const char *name, enum tap_level *level); // false: no level of that name
 
 enum tap_point { // in the order of computation inside a layer
     TAP_EMBED, TAP_IN, TAP_NORM,
@@ -17,15 +21,26 @@ enum tap_point { // in the order of computation inside a layer
     TAP_ATTN,                        // attention, level all
     TAP_BX, TAP_CONV,                // short convolution, level all
     TAP_MIXER, TAP_RESID, TAP_FFN_NORM,
-    TAP_ROUTER, TAP_EXPERTS, TAP_WEIGHTS, // layers with experts, level all; the ids of the experts as floats
+    TAP_ROUTER, TAP_EXPERTS, TAP_WEIGHTS, // layers with experts, levels router and all; the ids of the experts as floats
     TAP_FFN, TAP_OUT, TAP_FINAL_NORM,
     TAP_POINTS
 };
 
-// Points of level all only.
+static inline int tap_is_router(enum tap_point point)
+{
+    return point >= TAP_ROUTER && point <= TAP_WEIGHTS;
+}
+
+// Points that level layers leaves out.
 static inline int tap_is_detail(enum tap_point point)
 {
-    return (point >= TAP_Q && point <= TAP_CONV) || (point >= TAP_ROUTER && point <= TAP_WEIGHTS);
+    return (point >= TAP_Q && point <= TAP_CONV) || tap_is_router(point);
+}
+
+static inline int tap_serves(enum tap_level level, enum tap_point point)
+{
+    return level == TAPS_ALL || (level == TAPS_LAYERS && !tap_is_detail(point)) ||
+           (level == TAPS_ROUTER && tap_is_router(point));
 }
 
 struct tap_sink {
@@ -50,9 +65,7 @@ const char *tap_name(uint32_t layer, enum tap_point point, char text[48]);
 // What an engine calls: nothing happens for a NULL sink or a point above its level.
 static inline void tap(const struct tap_sink *sink, uint32_t layer, enum tap_point point, const float *row, uint32_t width)
 {
-    if (!sink || sink->level == TAPS_NONE)
-        return;
-    if (sink->level == TAPS_ALL || !tap_is_detail(point))
+    if (sink && tap_serves(sink->level, point))
         sink->put(sink->context, layer, point, row, width);
 }
 

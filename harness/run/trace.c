@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "harness/base/half.h"
+#include "harness/run/trace_parts.h"
 
 // --- the contract
 
@@ -85,9 +86,8 @@ static int read_contract(struct trace *trace, struct error *error)
 
 // --- the tensors
 
-// size: what the dimension called `letter` must be; 0 for none in particular.
-static int refuse_shape(const struct tensor *tensor, const char *expected, const char *letter, uint64_t size,
-                        struct error *error)
+int trace_refuse_shape(const struct tensor *tensor, const char *expected, const char *letter, uint64_t size,
+                       struct error *error)
 {
     char shape[128], dimension[48] = "";
     if (size)
@@ -113,7 +113,7 @@ static int read_tokens(struct trace *trace, struct error *error)
     if (!tokens)
         return error_set(error, ERROR_INPUT, "%s: no tensor 'tokens'; expected I32 [N]", trace->file->path);
     if (tokens->dtype != DTYPE_I32 || tokens->rank != 1)
-        return refuse_shape(tokens, "I32 [N]", "N", 0, error);
+        return trace_refuse_shape(tokens, "I32 [N]", "N", 0, error);
     const uint64_t room = UINT32_MAX - trace->contract.position;
     if (!tokens->elements || tokens->elements > room)
         return error_set(error, ERROR_INPUT, "%s: tensor 'tokens' has %llu ids; expected 1 to %llu",
@@ -135,7 +135,7 @@ static int read_logits(struct trace *trace, struct error *error)
     const bool ok = (logits->dtype == DTYPE_F32 || logits->dtype == DTYPE_F16) && logits->rank == 2 &&
                     logits->shape[0] == trace->n && logits->shape[1] >= 1 && logits->shape[1] <= INT32_MAX;
     if (!ok)
-        return refuse_shape(logits, "F32 or F16 [N, V]", "N", trace->n, error);
+        return trace_refuse_shape(logits, "F32 or F16 [N, V]", "N", trace->n, error);
     trace->vocabulary = (uint32_t)logits->shape[1];
     return 0;
 }
@@ -158,23 +158,13 @@ static int read_topk(struct trace *trace, struct error *error)
                          : !values               ? "topk.logits"
                                                  : "logsumexp");
     if (ids->dtype != DTYPE_I32 || ids->rank != 2 || ids->shape[0] != trace->n || !ids->shape[1])
-        return refuse_shape(ids, "I32 [N, K]", "N", trace->n, error);
+        return trace_refuse_shape(ids, "I32 [N, K]", "N", trace->n, error);
     if (values->dtype != DTYPE_F32 || values->rank != 2 || values->shape[0] != trace->n ||
         values->shape[1] != ids->shape[1])
-        return refuse_shape(values, "F32 [N, K] like 'topk.ids'", "N", trace->n, error);
+        return trace_refuse_shape(values, "F32 [N, K] like 'topk.ids'", "N", trace->n, error);
     if (sum->dtype != DTYPE_F32 || sum->rank != 1 || sum->shape[0] != trace->n)
-        return refuse_shape(sum, "F32 [N]", "N", trace->n, error);
+        return trace_refuse_shape(sum, "F32 [N]", "N", trace->n, error);
     return check_ids(ids, trace->vocabulary, error);
-}
-
-// "LAYER.rest" with a plain decimal layer; NULL when it is none.
-static const char *parse_layer(const char *text, uint32_t *layer)
-{
-    const size_t digits = strspn(text, "0123456789");
-    if (!digits || digits > 9 || text[digits] != '.' || (text[0] == '0' && digits > 1))
-        return NULL;
-    *layer = (uint32_t)strtoul(text, NULL, 10);
-    return text + digits + 1;
 }
 
 // TAP_POINTS: none that this build knows.
@@ -189,38 +179,12 @@ static enum tap_point parse_point(const char *name)
 static int check_tap(const struct trace *trace, const struct tensor *tensor, struct error *error)
 {
     uint32_t layer;
-    const char *text = tensor->name + strlen("tap."), *name = parse_layer(text, &layer);
+    const char *text = tensor->name + strlen("tap."), *name = trace_parse_number(text, &layer);
     const enum tap_point point = parse_point(name ? name : text);
     const enum dtype dtype = tap_is_integer(point) ? DTYPE_I32 : DTYPE_F32;
     const bool ok = tensor->rank == 2 && tensor->shape[0] == trace->n && tensor->shape[1] >= 1 &&
                     tensor->shape[1] <= UINT32_MAX && (tensor->dtype == dtype || point == TAP_POINTS);
-    return ok ? 0 : refuse_shape(tensor, dtype == DTYPE_I32 ? "I32 [N, k]" : "F32 [N, width]", "N", trace->n, error);
-}
-
-// Kinds of other model families are left to those who know them.
-static bool parse_state(const char *name, uint32_t *layer, enum state_kind *kind)
-{
-    const char *text = parse_layer(name + strlen("state."), layer);
-    for (*kind = STATE_K; text && *kind < STATE_KINDS; (*kind)++)
-        if (strcmp(text, state_kind_name(*kind)) == 0)
-            return true;
-    return false;
-}
-
-static int check_state(const struct trace *trace, const struct tensor *tensor, struct error *error)
-{
-    uint32_t layer;
-    enum state_kind kind;
-    if (!parse_state(tensor->name, &layer, &kind))
-        return 0;
-    const uint64_t end = (uint64_t)trace->contract.position + trace->n;
-    if (kind == STATE_CONV && (tensor->dtype != DTYPE_F32 || tensor->rank != 2))
-        return refuse_shape(tensor, "F32 [channels, K-1]", "", 0, error);
-    if (kind == STATE_DELTA && (tensor->dtype != DTYPE_F32 || tensor->rank != 3))
-        return refuse_shape(tensor, "F32 [Hv, dk, dv]", "", 0, error);
-    if ((kind == STATE_K || kind == STATE_V) && (tensor->dtype != DTYPE_F32 || tensor->rank != 3 || tensor->shape[1] != end))
-        return refuse_shape(tensor, "F32 [Hkv, P, dh]", "P", end, error);
-    return 0;
+    return ok ? 0 : trace_refuse_shape(tensor, dtype == DTYPE_I32 ? "I32 [N, k]" : "F32 [N, width]", "N", trace->n, error);
 }
 
 static int check_tensors(const struct trace *trace, struct error *error)
@@ -231,7 +195,9 @@ static int check_tensors(const struct trace *trace, struct error *error)
         if (strncmp(tensor->name, "tap.", 4) == 0)
             status = check_tap(trace, tensor, error);
         else if (strncmp(tensor->name, "state.", 6) == 0)
-            status = check_state(trace, tensor, error);
+            status = trace_check_state(trace, tensor, error);
+        else if (strncmp(tensor->name, "snapshot.", 9) == 0)
+            status = trace_check_snapshot(trace, tensor, error);
     }
     return status;
 }
@@ -304,37 +270,4 @@ const int32_t *trace_experts(const struct trace *trace, uint32_t t, uint32_t lay
     const struct tensor *tensor = safetensors_find(trace->file, tap_name(layer, TAP_EXPERTS, name));
     *k = tensor ? (uint32_t)tensor->shape[1] : 0;
     return tensor ? (const int32_t *)tensor->data + (uint64_t)t * *k : NULL;
-}
-
-static int by_layer(const void *a, const void *b)
-{
-    const struct state_tensor *x = a, *y = b;
-    return x->layer != y->layer ? (x->layer > y->layer) - (x->layer < y->layer)
-                                : (x->kind > y->kind) - (x->kind < y->kind);
-}
-
-int trace_state(const struct trace *trace, struct arena *arena, struct state *state, struct error *error)
-{
-    *state = (struct state){.position = trace->contract.position + trace->n};
-    state->tensors = arena_alloc(arena, trace->file->n_tensors, sizeof *state->tensors);
-    if (!state->tensors)
-        return error_set(error, ERROR_RUNTIME, "%s: out of memory for the list of its states", trace->file->path);
-    for (size_t i = 0; i < trace->file->n_tensors; i++) {
-        const struct tensor *tensor = &trace->file->tensors[i];
-        struct state_tensor *out = &state->tensors[state->n];
-        if (strncmp(tensor->name, "state.", 6) != 0)
-            continue;
-        if (!parse_state(tensor->name, &out->layer, &out->kind))
-            return error_set(error, ERROR_INPUT,
-                             "%s: tensor '%s' is a state of no kind that this build knows; expected "
-                             "state.LAYER.k, .v, .conv or .delta",
-                             trace->file->path, tensor->name);
-        out->rank = tensor->rank;
-        memcpy(out->shape, tensor->shape, sizeof out->shape);
-        out->elements = tensor->elements;
-        out->data = (float *)tensor->data; // read-only mapping: a state that was read is never written to
-        state->n++;
-    }
-    qsort(state->tensors, state->n, sizeof *state->tensors, by_layer);
-    return 0;
 }

@@ -3,6 +3,8 @@
 //
 //   tokens I32 [N] · logits F32 or F16 [N, V] (or topk.ids I32 [N, K], topk.logits F32 [N, K], logsumexp F32 [N])
 //   tap.<layer>.<point> F32 [N, width] (experts: I32 [N, k]) · state.<layer>.<kind> F32
+//   snapshot.<position>.<layer>.<kind> F32: conv and delta after that many positions. Keys and values have none: those
+//   caches only grow, so the first columns of the end state are the cache at every earlier position
 //   __metadata__ (strings): the contract below. Unknown keys are kept.
 //
 // Writing is streamed: rows go to their place in the file as they are computed, so memory does not grow with N.
@@ -45,11 +47,12 @@ struct trace_spec {
     enum dtype logits;           // DTYPE_F32 or DTYPE_F16 (exact for engines whose logits are halves)
     enum tap_level taps;
     bool state; // a state after the last token will be put
+    uint32_t state_every; // a snapshot will be put at every multiple of it, the end included; 0: none
 };
 
 // On failure *writer is NULL and nothing was written. Tensors stand in descending size of their elements, then in the
 // order of the list above; NaNs become the canonical one. Two more metadata keys say what was recorded: taps (none,
-// layers, all) and state (none, final).
+// router, layers, all), state (none, final) and state_every (0: no snapshots).
 int trace_create(struct trace_writer **writer, const char *path, const struct trace_spec *spec, struct error *error);
 // Row t: the token and the logits [V] after it. A logit that DTYPE_F16 cannot hold makes commit fail with
 // ERROR_CONTRACT.
@@ -59,7 +62,9 @@ void trace_row(struct trace_writer *writer, uint32_t t);
 const struct tap_sink *trace_taps(struct trace_writer *writer);
 // position of `state` = contract.position + n.
 void trace_put_state(struct trace_writer *writer, const struct state *state);
-// Every row, tap and state must have been put (assert). Renames into place, or reports the first failure.
+// The recurrent state (state_make_recurrent) at the next multiple of state_every.
+void trace_put_snapshot(struct trace_writer *writer, const struct state *state);
+// Every row, tap, snapshot and state must have been put (assert). Renames into place, or reports the first failure.
 int trace_commit(struct trace_writer **writer, struct error *error);
 void trace_abandon(struct trace_writer **writer);
 
@@ -77,7 +82,8 @@ struct trace {
 };
 
 // Refused with ERROR_INPUT: no safetensors, another or no schema, missing tokens or logits, shapes that disagree,
-// negative or too large ids, a tap or state of a wrong row count, numbers in the contract that are none, a start that
+// negative or too large ids, a tap or state of a wrong row count, a snapshot outside the trace or of another shape
+// than the state it belongs to, numbers in the contract that are none, a start that
 // is neither "zero" nor a digest, a position that does not go with it. Other tensors (logits64, points and states of
 // other families) are left alone. On failure *trace is NULL.
 int trace_open(struct trace **trace, const char *path, struct error *error);
@@ -93,6 +99,15 @@ const int32_t *trace_experts(const struct trace *trace, uint32_t t, uint32_t lay
 // Read-only pointers into the mapping; the list, by layer then kind, in the arena. state->n is 0 when the trace has
 // no state. ERROR_INPUT for a state of a kind that enum state_kind does not have: it is not dropped silently.
 int trace_state(const struct trace *trace, struct arena *arena, struct state *state, struct error *error);
+
+// The snapshots, by position: each as trace_state, conv and delta alone. In the arena; *n is 0 when there are none.
+// ERROR_INPUT when two of them do not have the same tensors.
+int trace_snapshots(const struct trace *trace, struct arena *arena, struct state **snapshots, size_t *n,
+                    struct error *error);
+// The whole state after `position` tokens: the end state, or a snapshot with the first columns of its keys and values,
+// copied into the arena. ERROR_INPUT: no such snapshot (names those there are), or attention without an end state.
+int trace_state_at(const struct trace *trace, uint32_t position, struct arena *arena, struct state *state,
+                   struct error *error);
 
 // May these two be compared? Equal schema, tokens, vocabulary, start and position and, where both state them, equal
 // weights, config and tokenizer hashes. ERROR_CONTRACT names the first key that differs with both values.

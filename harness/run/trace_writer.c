@@ -5,7 +5,7 @@
 
 #include "harness/base/half.h"
 
-enum { METADATA_PAIRS = 17 };
+enum { METADATA_PAIRS = 18 };
 #define NO_TENSOR SIZE_MAX
 
 struct trace_writer {
@@ -17,7 +17,9 @@ struct trace_writer {
     enum dtype logits_dtype;
     size_t tokens, logits; // indices of the file's tensors
     size_t *taps;          // [L, TAP_POINTS], NO_TENSOR where there is none
-    size_t first_state;
+    size_t first_state, first_snapshot;
+    struct state snapshot; // declared shapes of the recurrent part; no data
+    uint32_t state_every, snapshots_put, snapshots_expected;
     struct state state; // declared shapes; no data
     struct tap_sink sink;
     uint32_t row; // where the sink stores
@@ -31,16 +33,15 @@ struct trace_writer {
 
 // --- layout
 
-static const char *const level_names[] = {[TAPS_NONE] = "none", [TAPS_LAYERS] = "layers", [TAPS_ALL] = "all"};
-
 // [2 METADATA_PAIRS] key, value. NULL when memory is exhausted.
 static const char **metadata_make(struct arena *arena, const struct trace_spec *spec)
 {
     const struct trace_contract *contract = &spec->contract;
     const char *position = arena_print(arena, "%u", contract->position);
     const char *generated = arena_print(arena, "%u", contract->generated);
+    const char *every = arena_print(arena, "%u", spec->state_every);
     const char **metadata = arena_alloc(arena, 2 * METADATA_PAIRS, sizeof *metadata);
-    if (!position || !generated || !metadata)
+    if (!position || !generated || !every || !metadata)
         return NULL;
     const struct {
         const char *key, *value;
@@ -60,8 +61,9 @@ static const char **metadata_make(struct arena *arena, const struct trace_spec *
         {"start", contract->start},
         {"position", position},
         {"generated", generated},
-        {"taps", level_names[spec->taps]},
+        {"taps", tap_level_name(spec->taps)},
         {"state", spec->state ? "final" : "none"},
+        {"state_every", every},
     };
     for (size_t i = 0; i < METADATA_PAIRS; i++) {
         assert(pairs[i].value); // unknown is "", never NULL
@@ -121,12 +123,34 @@ static bool declare_state(struct trace_writer *writer, struct layout *layout, co
     return true;
 }
 
+static bool declare_snapshots(struct trace_writer *writer, struct layout *layout, uint32_t every)
+{
+    const uint32_t start = writer->end - writer->n;
+    writer->first_snapshot = layout->n;
+    for (uint32_t k = 1; k <= writer->snapshots_expected; k++)
+        for (size_t i = 0; i < writer->snapshot.n; i++) {
+            const struct state_tensor *tensor = &writer->snapshot.tensors[i];
+            const char *name = arena_print(&writer->arena, "snapshot.%u.%u.%s", (start / every + k) * every, tensor->layer,
+                                           state_kind_name(tensor->kind));
+            if (!name)
+                return false;
+            declare(layout, name, DTYPE_F32, tensor->rank, tensor->shape);
+        }
+    return true;
+}
+
 // In descending size of the element, so that every tensor is aligned without padding: half logits come last.
 static bool layout_make(struct trace_writer *writer, const struct trace_spec *spec, struct layout *layout)
 {
     const uint32_t layers = spec->config->layers;
     const uint64_t logits_shape[] = {spec->n, spec->config->vocabulary};
-    layout->tensors = arena_alloc(&writer->arena, (size_t)layers * (TAP_POINTS + 2) + 2, sizeof *layout->tensors);
+    if (spec->state_every) {
+        writer->snapshots_expected = writer->end / spec->state_every - (writer->end - spec->n) / spec->state_every;
+        if (state_make_recurrent(&writer->arena, spec->config, 0, &writer->snapshot, NULL))
+            return false;
+    }
+    const size_t room = (size_t)layers * (TAP_POINTS + 2) + 2 + writer->snapshots_expected * writer->snapshot.n;
+    layout->tensors = arena_alloc(&writer->arena, room, sizeof *layout->tensors);
     writer->taps = arena_alloc(&writer->arena, (size_t)layers * TAP_POINTS, sizeof *writer->taps);
     if (!layout->tensors || !writer->taps)
         return false;
@@ -142,7 +166,8 @@ static bool layout_make(struct trace_writer *writer, const struct trace_spec *sp
             if (!declare_tap(writer, layout, spec, layer, point))
                 return false;
     if (!declare_tap(writer, layout, spec, 0, TAP_FINAL_NORM) ||
-        (spec->state && !declare_state(writer, layout, spec)))
+        (spec->state && !declare_state(writer, layout, spec)) ||
+        (spec->state_every && !declare_snapshots(writer, layout, spec->state_every)))
         return false;
     if (spec->logits == DTYPE_F16)
         writer->logits = declare(layout, "logits", DTYPE_F16, 2, logits_shape);
@@ -225,22 +250,36 @@ const struct tap_sink *trace_taps(struct trace_writer *writer)
     return &writer->sink;
 }
 
-void trace_put_state(struct trace_writer *writer, const struct state *state)
+static void put_tensors(struct trace_writer *writer, const struct state *state, const struct state *shapes, size_t first_tensor)
 {
-    assert(writer->state_declared && !writer->state_put);
-    assert(state->position == writer->end && state->n == writer->state.n);
+    assert(state->n == shapes->n);
     for (size_t i = 0; i < state->n; i++) {
-        const struct state_tensor *tensor = &state->tensors[i], *declared = &writer->state.tensors[i];
+        const struct state_tensor *tensor = &state->tensors[i], *declared = &shapes->tensors[i];
         assert(tensor->layer == declared->layer && tensor->kind == declared->kind && tensor->rank == declared->rank);
         assert(memcmp(tensor->shape, declared->shape, tensor->rank * sizeof *tensor->shape) == 0);
         (void)declared;
         for (uint64_t first = 0; first < tensor->elements; first += writer->n_values) {
             const uint64_t rest = tensor->elements - first, count = rest < writer->n_values ? rest : writer->n_values;
-            safetensors_write(writer->file, writer->first_state + i, first * sizeof *tensor->data,
+            safetensors_write(writer->file, first_tensor + i, first * sizeof *tensor->data,
                               canonical(writer, tensor->data + first, count), count * sizeof *tensor->data);
         }
     }
+}
+
+void trace_put_state(struct trace_writer *writer, const struct state *state)
+{
+    assert(writer->state_declared && !writer->state_put && state->position == writer->end);
+    put_tensors(writer, state, &writer->state, writer->first_state);
     writer->state_put = true;
+}
+
+void trace_put_snapshot(struct trace_writer *writer, const struct state *state)
+{
+    const uint32_t before = (writer->end - writer->n) / writer->state_every;
+    assert(state->position == (before + writer->snapshots_put + 1) * writer->state_every);
+    (void)before;
+    put_tensors(writer, state, &writer->snapshot, writer->first_snapshot + writer->snapshots_put * writer->snapshot.n);
+    writer->snapshots_put++;
 }
 
 // --- life
@@ -262,6 +301,7 @@ int trace_create(struct trace_writer **out, const char *path, const struct trace
         .end = spec->contract.position + spec->n,
         .logits_dtype = spec->logits,
         .state_declared = spec->state,
+        .state_every = spec->state_every,
         .n_values = spec->config->vocabulary,
         .sink = {.level = spec->taps, .context = writer, .put = put_tap},
     };
@@ -308,6 +348,7 @@ int trace_commit(struct trace_writer **writer, struct error *error)
         safetensors_abandon(&w->file);
     } else {
         assert(w->rows_put == w->n && w->taps_put == w->taps_expected && w->state_put == w->state_declared);
+        assert(w->snapshots_put == w->snapshots_expected);
         status = safetensors_commit(&w->file, error);
     }
     writer_free(writer);

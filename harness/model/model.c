@@ -1,5 +1,6 @@
 #include "harness/model/model.h"
 
+#include <assert.h>
 #include <stdio.h>
 
 #include "harness/model/layout.h"
@@ -69,6 +70,7 @@ static void declare_slot(struct declaring *declaring, const char *prefix, uint32
                          uint32_t expert)
 {
     char below[64];
+    assert(slot->name);
     snprintf(below, sizeof below, slot->name, expert);
     declare(declaring, arena_print(declaring->arena, "%slayers.%u.%s", prefix, layer, below), slot->shape);
 }

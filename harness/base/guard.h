@@ -1,11 +1,12 @@
 // guard: the list of what this process has on disk and has not finished: temporary files of open outputs, scratch
 // directories. files.c and output.c keep it; files_guard_signals empties it when a signal ends the process.
 //
-// For these there is no signal handler: the signals are blocked in every thread and one thread waits for them, so that the
-// removal may use any function. It takes the lock and never gives it back; who wants to make, rename or remove a
-// guarded path waits for the lock and so never comes in between. A file that is cut while it is mapped is another matter: the signal belongs to the thread that
-// reads, which can only handle it on the spot. It reads no mapping while it holds the lock, and what removes needs
-// nothing but system calls.
+// For these there is no signal handler: the signals are blocked in every thread and one thread waits for them, so that
+// the removal may use any function. It takes the lock and never gives it back; who wants to make, rename or remove a
+// guarded path waits for the lock and so never comes in between.
+//
+// A file that is cut while it is mapped is another matter: the signal belongs to the thread that reads, which can only
+// handle it on the spot. No mapping is read while the lock is held, and what removes needs nothing but system calls.
 #ifndef ASSAY_GUARD_H
 #define ASSAY_GUARD_H
 

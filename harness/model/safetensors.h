@@ -3,9 +3,10 @@
 //
 // This is the root of trust of the whole program, and its input is hostile. Checked at open, each with a message that
 // names file, tensor, found and expected: header length (against the file and 100,000,000), UTF-8 JSON object, how
-// many values it has, every entry's fields and nothing else, known dtype, rank <= 8, no overflow in the product of dimensions, data_offsets
-// ascending, inside the file and of exactly the size that dtype and shape give, no overlap, no hole, no trailing
-// bytes, natural alignment of the data in memory, no duplicate name, __metadata__ a map from string to string.
+// many values it has, every entry's fields and nothing else, known dtype, rank <= 8, no overflow in the product of
+// dimensions, data_offsets ascending, inside the file and of exactly the size that dtype and shape give, no overlap,
+// no hole, no trailing bytes, natural alignment of the data in memory, no duplicate name, __metadata__ a map from
+// string to string.
 #ifndef ASSAY_SAFETENSORS_H
 #define ASSAY_SAFETENSORS_H
 

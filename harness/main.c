@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "harness/base/error.h"
+#include "harness/base/files.h"
 #include "harness/base/floating.h"
 #include "harness/cmd/options.h"
 #include "harness/run/engine.h"
@@ -64,6 +65,7 @@ int main(int argc, char **argv)
 {
     struct error error = {0};
     signal(SIGPIPE, SIG_IGN); // a reader that goes away is an error with a sentence, not a death
+    files_guard_maps();
     if (floating_selftest(&error))
         return fail("self-test", &error);
     if (argc < 2)

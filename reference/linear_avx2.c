@@ -3,62 +3,57 @@
 
 #include "reference/linear_kernels.h"
 
-enum { REGISTERS = 4 };
+// As linear_avx512.c: rows far apart, as many as the registers hold.
+enum { REGISTERS = 4, ROWS = 3, AHEAD = 3072, LINE = 64 };
 
-// Elements k ... k+31 of a row, widened, in the order of the kernel's x.
-typedef void (*widen_fn)(const struct weight *weight, size_t row, size_t k, __m256 w[REGISTERS]);
+// Elements of a block of 32 of a row, widened, in the order of the kernel's x. scale: of their codes.
+typedef void (*widen_fn)(struct linear_row row, size_t block, size_t scale, __m256 w[REGISTERS]);
 
-LINEAR_INLINE void widen_f32(const struct weight *weight, size_t row, size_t k, __m256 w[REGISTERS])
+LINEAR_INLINE void widen_f32(struct linear_row row, size_t block, size_t scale, __m256 w[REGISTERS])
 {
-    const float *from = (const float *)weight->data + row * weight->cols + k;
-    for (int i = 0; i < REGISTERS; i++)
-        w[i] = _mm256_loadu_ps(from + 8 * i);
+    (void)scale;
+    for (size_t i = 0; i < REGISTERS; i++)
+        w[i] = _mm256_loadu_ps((const float *)(const void *)(row.data + 128 * block + 32 * i));
 }
 
-LINEAR_INLINE void widen_f16(const struct weight *weight, size_t row, size_t k, __m256 w[REGISTERS])
+LINEAR_INLINE void widen_f16(struct linear_row row, size_t block, size_t scale, __m256 w[REGISTERS])
 {
-    const uint16_t *from = (const uint16_t *)weight->data + row * weight->cols + k;
-    for (int i = 0; i < REGISTERS; i++)
-        w[i] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(from + 8 * i)));
+    (void)scale;
+    for (size_t i = 0; i < REGISTERS; i++)
+        w[i] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(row.data + 64 * block + 16 * i)));
 }
 
 // Split order: a bf16 is the upper half of a float, so even elements move up and odd ones stand already in place.
-LINEAR_INLINE void widen_bf16(const struct weight *weight, size_t row, size_t k, __m256 w[REGISTERS])
+LINEAR_INLINE void widen_bf16(struct linear_row row, size_t block, size_t scale, __m256 w[REGISTERS])
 {
-    const uint16_t *from = (const uint16_t *)weight->data + row * weight->cols + k;
-    for (int i = 0; i < REGISTERS / 2; i++) {
-        const __m256i pairs = _mm256_loadu_si256((const __m256i *)(const void *)(from + 16 * i));
+    (void)scale;
+    for (size_t i = 0; i < REGISTERS / 2; i++) {
+        const __m256i pairs = _mm256_loadu_si256((const __m256i *)(const void *)(row.data + 64 * block + 32 * i));
         w[i] = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
         w[i + 2] = _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(-0x10000)));
     }
 }
 
-LINEAR_INLINE __m256 scale_of(const struct weight *weight, size_t row, size_t k)
+LINEAR_INLINE void widen_q8(struct linear_row row, size_t block, size_t scale, __m256 w[REGISTERS])
 {
-    return _mm256_set1_ps(_cvtsh_ss(weight->scale[row * (weight->cols / weight->block) + k / weight->block]));
-}
-
-LINEAR_INLINE void widen_q8(const struct weight *weight, size_t row, size_t k, __m256 w[REGISTERS])
-{
-    const int8_t *from = (const int8_t *)weight->data + row * weight->cols + k;
-    const __m256 scale = scale_of(weight, row, k);
-    for (int i = 0; i < REGISTERS; i++) {
-        const __m128i codes = _mm_loadl_epi64((const __m128i *)(const void *)(from + 8 * i));
-        w[i] = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes)), scale); // exact
+    const __m256 factor = _mm256_set1_ps(_cvtsh_ss(row.scale[scale]));
+    for (size_t i = 0; i < REGISTERS; i++) {
+        const __m128i codes = _mm_loadl_epi64((const __m128i *)(const void *)(row.data + 32 * block + 8 * i));
+        w[i] = _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(codes)), factor); // exact
     }
 }
 
 // Split order: the low nibble of each byte is the even element.
-LINEAR_INLINE void widen_q4(const struct weight *weight, size_t row, size_t k, __m256 w[REGISTERS])
+LINEAR_INLINE void widen_q4(struct linear_row row, size_t block, size_t scale, __m256 w[REGISTERS])
 {
-    const uint8_t *from = (const uint8_t *)weight->data + row * ((weight->cols + (size_t)1) / 2) + k / 2;
-    const __m256 scale = scale_of(weight, row, k);
-    for (int i = 0; i < REGISTERS / 2; i++) {
-        const __m256i bytes = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(from + 8 * i)));
+    const __m256 factor = _mm256_set1_ps(_cvtsh_ss(row.scale[scale]));
+    for (size_t i = 0; i < REGISTERS / 2; i++) {
+        const __m128i codes = _mm_loadl_epi64((const __m128i *)(const void *)(row.data + 16 * block + 8 * i));
+        const __m256i bytes = _mm256_cvtepu8_epi32(codes);
         const __m256i even = _mm256_srai_epi32(_mm256_slli_epi32(bytes, 28), 28);
         const __m256i odd = _mm256_srai_epi32(_mm256_slli_epi32(bytes, 24), 28);
-        w[i] = _mm256_mul_ps(_mm256_cvtepi32_ps(even), scale);
-        w[i + 2] = _mm256_mul_ps(_mm256_cvtepi32_ps(odd), scale);
+        w[i] = _mm256_mul_ps(_mm256_cvtepi32_ps(even), factor);
+        w[i + 2] = _mm256_mul_ps(_mm256_cvtepi32_ps(odd), factor);
     }
 }
 
@@ -91,54 +86,86 @@ LINEAR_INLINE void accumulate(__m256 acc[REGISTERS], const __m256 w[REGISTERS], 
         acc[i] = _mm256_fmadd_ps(w[i], _mm256_loadu_ps(x + 8 * i), acc[i]);
 }
 
-LINEAR_INLINE void run(widen_fn widen, bool split, const struct weight *weight, const struct linear_input *input,
-                       size_t first, size_t end, float *y)
+// The whole blocks, of `bytes` bytes each, of `n` rows.
+LINEAR_INLINE void add_rows(widen_fn widen, size_t bytes, const struct weight *weight, const struct linear_row *row,
+                            size_t n, const float *x, __m256 acc[ROWS][REGISTERS])
+{
+    const size_t blocks = weight->cols / LINEAR_LANES, scale_block = weight->block;
+    for (size_t r = 0; r < n; r++)
+        for (size_t i = 0; i < REGISTERS; i++)
+            acc[r][i] = _mm256_setzero_ps();
+    for (size_t block = 0; block < blocks; block++) {
+        const size_t scale = scale_block ? block * LINEAR_LANES / scale_block : 0;
+        for (size_t r = 0; r < n; r++) {
+            __m256 w[REGISTERS];
+            for (size_t at = 0; at < bytes; at += LINE)
+                _mm_prefetch((const char *)row[r].data + bytes * block + at + AHEAD, _MM_HINT_T1);
+            widen(row[r], block, scale, w);
+            accumulate(acc[r], w, x + block * LINEAR_LANES);
+        }
+    }
+}
+
+LINEAR_INLINE float finish(bool split, const struct weight *weight, const struct linear_input *input, size_t row,
+                           __m256 acc[REGISTERS])
 {
     const size_t whole = weight->cols - weight->cols % LINEAR_LANES;
-    const float *x = split ? input->split : input->x;
-    for (size_t row = first; row < end; row++) {
-        __m256 acc[REGISTERS], w[REGISTERS];
+    if (whole < weight->cols) {
+        float tail[LINEAR_LANES];
+        __m256 w[REGISTERS];
+        linear_tail(weight, row, split, tail);
         for (int i = 0; i < REGISTERS; i++)
-            acc[i] = _mm256_setzero_ps();
-        for (size_t k = 0; k < whole; k += LINEAR_LANES) {
-            widen(weight, row, k, w);
-            accumulate(acc, w, x + k);
-        }
-        if (whole < weight->cols) {
-            float tail[LINEAR_LANES];
-            linear_tail(weight, row, split, tail);
-            for (int i = 0; i < REGISTERS; i++)
-                w[i] = _mm256_loadu_ps(tail + 8 * i);
-            accumulate(acc, w, split ? x + whole : input->tail);
-        }
-        y[row] = split ? sum_split(acc) : sum_natural(acc);
+            w[i] = _mm256_loadu_ps(tail + 8 * i);
+        accumulate(acc, w, split ? input->split + whole : input->tail);
+    }
+    return split ? sum_split(acc) : sum_natural(acc);
+}
+
+LINEAR_INLINE void run(widen_fn widen, size_t bytes, bool split, const struct weight *weight,
+                       const struct linear_input *input, size_t first, size_t end, float *y)
+{
+    const float *x = split ? input->split : input->x;
+    const size_t each = (end - first) / ROWS; // rows of a stream
+    struct linear_row rows[ROWS];
+    __m256 acc[ROWS][REGISTERS];
+    for (size_t row = first; row < first + each; row++) {
+        for (size_t r = 0; r < ROWS; r++)
+            rows[r] = linear_row_at(weight, row + r * each);
+        add_rows(widen, bytes, weight, rows, ROWS, x, acc);
+        for (size_t r = 0; r < ROWS; r++)
+            y[row + r * each] = finish(split, weight, input, row + r * each, acc[r]);
+    }
+    for (size_t row = first + ROWS * each; row < end; row++) {
+        rows[0] = linear_row_at(weight, row);
+        add_rows(widen, bytes, weight, rows, 1, x, acc);
+        y[row] = finish(split, weight, input, row, acc[0]);
     }
 }
 
 void linear_f32_avx2(const struct weight *weight, const struct linear_input *input, size_t first, size_t end,
                      float *y)
 {
-    run(widen_f32, false, weight, input, first, end, y);
+    run(widen_f32, 128, false, weight, input, first, end, y);
 }
 
 void linear_f16_avx2(const struct weight *weight, const struct linear_input *input, size_t first, size_t end,
                      float *y)
 {
-    run(widen_f16, false, weight, input, first, end, y);
+    run(widen_f16, 64, false, weight, input, first, end, y);
 }
 
 void linear_bf16_avx2(const struct weight *weight, const struct linear_input *input, size_t first, size_t end,
                       float *y)
 {
-    run(widen_bf16, true, weight, input, first, end, y);
+    run(widen_bf16, 64, true, weight, input, first, end, y);
 }
 
 void linear_q8_avx2(const struct weight *weight, const struct linear_input *input, size_t first, size_t end, float *y)
 {
-    run(widen_q8, false, weight, input, first, end, y);
+    run(widen_q8, 32, false, weight, input, first, end, y);
 }
 
 void linear_q4_avx2(const struct weight *weight, const struct linear_input *input, size_t first, size_t end, float *y)
 {
-    run(widen_q4, true, weight, input, first, end, y);
+    run(widen_q4, 16, true, weight, input, first, end, y);
 }

@@ -3,60 +3,55 @@
 
 #include "reference/linear_kernels.h"
 
-// One row at a time is one stream from memory, the fastest way to read it, as long as x stays in the nearest cache.
-// Rows of more than CACHED inputs are taken together, so that x is fetched once for all of them.
-enum { REGISTERS = 2, ROWS = 8, CACHED = 4096 };
+// Memory delivers the most to several streams at once: ROWS rows far apart, each a long way through the matrix, of
+// which AHEAD bytes are asked into the second cache before they are read. x, once fetched, serves all of them.
+enum { REGISTERS = 2, ROWS = 8, AHEAD = 2048, LINE = 64 };
 
-// Elements k ... k+31 of a row, widened, in the order of the kernel's x.
-typedef void (*widen_fn)(const struct weight *weight, size_t row, size_t k, __m512 w[REGISTERS]);
+// Elements of a block of 32 of a row, widened, in the order of the kernel's x. scale: of their codes.
+typedef void (*widen_fn)(struct linear_row row, size_t block, size_t scale, __m512 w[REGISTERS]);
 
-LINEAR_INLINE void widen_f32(const struct weight *weight, size_t row, size_t k, __m512 w[REGISTERS])
+LINEAR_INLINE void widen_f32(struct linear_row row, size_t block, size_t scale, __m512 w[REGISTERS])
 {
-    const float *from = (const float *)weight->data + row * weight->cols + k;
-    w[0] = _mm512_loadu_ps(from);
-    w[1] = _mm512_loadu_ps(from + 16);
+    (void)scale;
+    w[0] = _mm512_loadu_ps(row.data + 128 * block);
+    w[1] = _mm512_loadu_ps(row.data + 128 * block + 64);
 }
 
-LINEAR_INLINE void widen_f16(const struct weight *weight, size_t row, size_t k, __m512 w[REGISTERS])
+LINEAR_INLINE void widen_f16(struct linear_row row, size_t block, size_t scale, __m512 w[REGISTERS])
 {
-    const uint16_t *from = (const uint16_t *)weight->data + row * weight->cols + k;
-    w[0] = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)from));
-    w[1] = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(from + 16)));
+    (void)scale;
+    w[0] = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(row.data + 64 * block)));
+    w[1] = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)(row.data + 64 * block + 32)));
 }
 
 // Split order: a bf16 is the upper half of a float, so even elements move up and odd ones stand already in place.
-LINEAR_INLINE void widen_bf16(const struct weight *weight, size_t row, size_t k, __m512 w[REGISTERS])
+LINEAR_INLINE void widen_bf16(struct linear_row row, size_t block, size_t scale, __m512 w[REGISTERS])
 {
-    const __m512i pairs = _mm512_loadu_si512((const uint16_t *)weight->data + row * weight->cols + k);
+    (void)scale;
+    const __m512i pairs = _mm512_loadu_si512(row.data + 64 * block);
     w[0] = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
     w[1] = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(-0x10000)));
 }
 
-LINEAR_INLINE __m512 scale_of(const struct weight *weight, size_t row, size_t k)
+LINEAR_INLINE void widen_q8(struct linear_row row, size_t block, size_t scale, __m512 w[REGISTERS])
 {
-    return _mm512_set1_ps(_cvtsh_ss(weight->scale[row * (weight->cols / weight->block) + k / weight->block]));
-}
-
-LINEAR_INLINE void widen_q8(const struct weight *weight, size_t row, size_t k, __m512 w[REGISTERS])
-{
-    const int8_t *from = (const int8_t *)weight->data + row * weight->cols + k;
-    const __m512 scale = scale_of(weight, row, k);
-    for (int i = 0; i < REGISTERS; i++) {
-        const __m128i codes = _mm_loadu_si128((const __m128i *)(const void *)(from + 16 * i));
-        w[i] = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)), scale); // exact
+    const __m512 factor = _mm512_set1_ps(_cvtsh_ss(row.scale[scale]));
+    for (size_t i = 0; i < REGISTERS; i++) {
+        const __m128i codes = _mm_loadu_si128((const __m128i *)(const void *)(row.data + 32 * block + 16 * i));
+        w[i] = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(codes)), factor); // exact
     }
 }
 
 // Split order: the low nibble of each byte is the even element.
-LINEAR_INLINE void widen_q4(const struct weight *weight, size_t row, size_t k, __m512 w[REGISTERS])
+LINEAR_INLINE void widen_q4(struct linear_row row, size_t block, size_t scale, __m512 w[REGISTERS])
 {
-    const uint8_t *from = (const uint8_t *)weight->data + row * ((weight->cols + (size_t)1) / 2) + k / 2;
-    const __m512 scale = scale_of(weight, row, k);
-    const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)from));
+    const __m512 factor = _mm512_set1_ps(_cvtsh_ss(row.scale[scale]));
+    const __m512i bytes =
+        _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)(row.data + 16 * block)));
     const __m512i even = _mm512_srai_epi32(_mm512_slli_epi32(bytes, 28), 28);
     const __m512i odd = _mm512_srai_epi32(_mm512_slli_epi32(bytes, 24), 28);
-    w[0] = _mm512_mul_ps(_mm512_cvtepi32_ps(even), scale);
-    w[1] = _mm512_mul_ps(_mm512_cvtepi32_ps(odd), scale);
+    w[0] = _mm512_mul_ps(_mm512_cvtepi32_ps(even), factor);
+    w[1] = _mm512_mul_ps(_mm512_cvtepi32_ps(odd), factor);
 }
 
 // (l, l+4), (l, l+2), (l, l+1): `low` holds lanes 0-3, `high` lanes 4-7.
@@ -93,19 +88,23 @@ LINEAR_INLINE void accumulate(__m512 acc[REGISTERS], const __m512 w[REGISTERS], 
     acc[1] = _mm512_fmadd_ps(w[1], _mm512_loadu_ps(x + 16), acc[1]);
 }
 
-// The whole blocks of `n` rows: together, since each x then serves all of them.
-LINEAR_INLINE void add_rows(widen_fn widen, const struct weight *weight, size_t first, size_t n, const float *x,
-                            __m512 acc[ROWS][REGISTERS])
+// The whole blocks, of `bytes` bytes each, of `n` rows.
+LINEAR_INLINE void add_rows(widen_fn widen, size_t bytes, const struct weight *weight, const struct linear_row *row,
+                            size_t n, const float *x, __m512 acc[ROWS][REGISTERS])
 {
-    const size_t whole = weight->cols - weight->cols % LINEAR_LANES;
+    const size_t blocks = weight->cols / LINEAR_LANES, scale_block = weight->block;
     for (size_t r = 0; r < n; r++)
         acc[r][0] = acc[r][1] = _mm512_setzero_ps();
-    for (size_t k = 0; k < whole; k += LINEAR_LANES)
+    for (size_t block = 0; block < blocks; block++) {
+        const size_t scale = scale_block ? block * LINEAR_LANES / scale_block : 0;
         for (size_t r = 0; r < n; r++) {
             __m512 w[REGISTERS];
-            widen(weight, first + r, k, w);
-            accumulate(acc[r], w, x + k);
+            for (size_t at = 0; at < bytes; at += LINE)
+                _mm_prefetch((const char *)row[r].data + bytes * block + at + AHEAD, _MM_HINT_T1);
+            widen(row[r], block, scale, w);
+            accumulate(acc[r], w, x + block * LINEAR_LANES);
         }
+    }
 }
 
 LINEAR_INLINE float finish(bool split, const struct weight *weight, const struct linear_input *input, size_t row,
@@ -121,19 +120,23 @@ LINEAR_INLINE float finish(bool split, const struct weight *weight, const struct
     return split ? sum_split(acc) : sum_natural(acc);
 }
 
-LINEAR_INLINE void run(widen_fn widen, bool split, const struct weight *weight, const struct linear_input *input,
-                       size_t first, size_t end, float *y)
+LINEAR_INLINE void run(widen_fn widen, size_t bytes, bool split, const struct weight *weight,
+                       const struct linear_input *input, size_t first, size_t end, float *y)
 {
     const float *x = split ? input->split : input->x;
-    size_t row = first;
+    const size_t each = (end - first) / ROWS; // rows of a stream
+    struct linear_row rows[ROWS];
     __m512 acc[ROWS][REGISTERS];
-    for (; weight->cols > CACHED && row + ROWS <= end; row += ROWS) {
-        add_rows(widen, weight, row, ROWS, x, acc);
+    for (size_t row = first; row < first + each; row++) {
         for (size_t r = 0; r < ROWS; r++)
-            y[row + r] = finish(split, weight, input, row + r, acc[r]);
+            rows[r] = linear_row_at(weight, row + r * each);
+        add_rows(widen, bytes, weight, rows, ROWS, x, acc);
+        for (size_t r = 0; r < ROWS; r++)
+            y[row + r * each] = finish(split, weight, input, row + r * each, acc[r]);
     }
-    for (; row < end; row++) {
-        add_rows(widen, weight, row, 1, x, acc);
+    for (size_t row = first + ROWS * each; row < end; row++) {
+        rows[0] = linear_row_at(weight, row);
+        add_rows(widen, bytes, weight, rows, 1, x, acc);
         y[row] = finish(split, weight, input, row, acc[0]);
     }
 }
@@ -141,29 +144,29 @@ LINEAR_INLINE void run(widen_fn widen, bool split, const struct weight *weight, 
 void linear_f32_avx512(const struct weight *weight, const struct linear_input *input, size_t first, size_t end,
                        float *y)
 {
-    run(widen_f32, false, weight, input, first, end, y);
+    run(widen_f32, 128, false, weight, input, first, end, y);
 }
 
 void linear_f16_avx512(const struct weight *weight, const struct linear_input *input, size_t first, size_t end,
                        float *y)
 {
-    run(widen_f16, false, weight, input, first, end, y);
+    run(widen_f16, 64, false, weight, input, first, end, y);
 }
 
 void linear_bf16_avx512(const struct weight *weight, const struct linear_input *input, size_t first, size_t end,
                         float *y)
 {
-    run(widen_bf16, true, weight, input, first, end, y);
+    run(widen_bf16, 64, true, weight, input, first, end, y);
 }
 
 void linear_q8_avx512(const struct weight *weight, const struct linear_input *input, size_t first, size_t end,
                       float *y)
 {
-    run(widen_q8, false, weight, input, first, end, y);
+    run(widen_q8, 32, false, weight, input, first, end, y);
 }
 
 void linear_q4_avx512(const struct weight *weight, const struct linear_input *input, size_t first, size_t end,
                       float *y)
 {
-    run(widen_q4, true, weight, input, first, end, y);
+    run(widen_q4, 16, true, weight, input, first, end, y);
 }

@@ -66,6 +66,12 @@ static inline struct linear_row linear_row_of(const struct linear_rows *rows, ui
     return (struct linear_row){rows->data + at * rows->bytes, rows->scale ? rows->scale + at * rows->scales : NULL};
 }
 
+static inline struct linear_row linear_row_at(const struct weight *weight, size_t row)
+{
+    return (struct linear_row){(const unsigned char *)weight->data + row * weight_row_bytes(weight),
+                               weight->scale ? weight->scale + row * (weight->cols / weight->block) : NULL};
+}
+
 // The last cols mod 32 elements of a row, widened, then -0: with x = +0 there, fma(-0, +0, acc) leaves every acc as
 // it is, -0, Inf and NaN included. Natural or split order.
 void linear_tail(const struct weight *weight, size_t row, bool split, float tail[LINEAR_LANES]);

@@ -75,7 +75,10 @@ LINEAR_INLINE void multiply_tile(widen_fn widen, uint32_t n_rows, uint32_t n_tok
     for (size_t block = 0; block < piece->blocks; block++, x += n_tokens * WIDTH) {
         const size_t scale = scale_block ? (piece->k + block * LINEAR_LANES) / scale_block : 0;
         for (size_t at = 0; at < step; at += 64)
-            _mm_prefetch((const char *)ahead + at, _MM_HINT_T0);
+            if (n_tokens < TOKENS) // little to do meanwhile: the second cache takes more at a time
+                _mm_prefetch((const char *)ahead + at, _MM_HINT_T1);
+            else
+                _mm_prefetch((const char *)ahead + at, _MM_HINT_T0);
         ahead += step;
         for (uint32_t r = 0; r < n_rows; r++)
             w[r] = widen(row[r], block, part, scale);

@@ -10,10 +10,10 @@
 #include "runtime/kernels_avx2.h"
 
 enum {
-    GROUP = 128, // 16 lanes of 8 inputs
-    CHAINS = 4,  // side by side
-    SHORT = 1024, // rows of so many inputs are one stream from memory even when CHAINS of them are read together;
-    CACHED = 4096 // longer ones are read one by one, the fastest way, until x and a row outgrow the nearest cache
+    GROUP = 128,  // 16 lanes of 8 inputs
+    CHAINS = 4,   // side by side
+    AHEAD = 2048, // bytes of each row that are asked into the second cache before they are read
+    LINE = 64,
 };
 
 static void arrange(const float *x, uint32_t n, float *arranged)
@@ -177,11 +177,11 @@ ALWAYS __m512 scales_of(const struct rows *rows, size_t row, uint32_t k, uint32_
     return load_scales(weight->scale + row * (weight->cols / weight->block) + k / 32, (n + 31) / 32);
 }
 
-// acc = fma(scale, chain, acc) in every lane, for the groups k, k + GROUP, ... of the rows row, row + 1, ...: one of
-// the two counts is 1, and the chains are computed side by side. A group has n <= 128 inputs; what is not there is
+// acc = fma(scale, chain, acc) in every lane, for the groups k, k + GROUP, ... of the rows row, row + apart, ...: one
+// of the two counts is 1, and the chains are computed side by side. A group has n <= 128 inputs; what is not there is
 // skipped. `whole`: no chain is shorter than 8.
-ALWAYS void add_chains(const struct rows *rows, size_t row, size_t n_rows, uint32_t k, uint32_t n_groups, uint32_t n,
-                       bool whole, __m512 lane[CHAINS][2])
+ALWAYS void add_chains(const struct rows *rows, size_t row, size_t n_rows, size_t apart, uint32_t k,
+                       uint32_t n_groups, uint32_t n, bool whole, __m512 lane[CHAINS][2])
 {
     const struct weight *weight = rows->weight;
     const enum precision sum = rows->rule.sum;
@@ -192,10 +192,12 @@ ALWAYS void add_chains(const struct rows *rows, size_t row, size_t n_rows, uint3
     __m512 scale[CHAINS], s[CHAINS];
 #pragma GCC unroll 4
     for (size_t c = 0; c < n_chains; c++) {
-        const size_t r = row + (n_rows > 1 ? c : 0);
+        const size_t r = row + (n_rows > 1 ? c * apart : 0);
         const uint32_t at = k + (n_rows > 1 ? 0 : (uint32_t)c * GROUP);
         const unsigned char *data = weight->data;
         const unsigned char *from = data + r * bytes_of(rows->format, weight->cols) + bytes_of(rows->format, at);
+        for (size_t line = 0; line < bytes_of(rows->format, GROUP); line += LINE)
+            _mm_prefetch((const char *)from + line + AHEAD, _MM_HINT_T1);
         pack(from, n, rows->format, &packed[c]);
         scale[c] = scales_of(rows, r, at, n);
     }
@@ -242,8 +244,8 @@ ALWAYS void sums_of_four(const __m512 lane[CHAINS][2], float unit, float *y)
     _mm_storeu_ps(y, _mm512_castps512_ps128(_mm512_maskz_compress_ps(0x1111, one)));
 }
 
-// One row, or CHAINS of them together.
-ALWAYS void sum_rows(const struct rows *rows, size_t row, size_t n_rows, float *y)
+// One row, or CHAINS of them, `apart` rows from one to the next.
+ALWAYS void sum_rows(const struct rows *rows, size_t row, size_t n_rows, size_t apart, float *y)
 {
     const uint32_t cols = rows->weight->cols;
     const uint32_t n_groups = n_rows > 1 || !is_quantized(rows->format) ? 1 : CHAINS; // as the registers allow
@@ -253,34 +255,37 @@ ALWAYS void sum_rows(const struct rows *rows, size_t row, size_t n_rows, float *
         lane[r][0] = lane[r][1] = _mm512_setzero_ps();
     uint32_t k = 0;
     for (; n_groups > 1 && k + n_groups * GROUP <= cols; k += n_groups * GROUP)
-        add_chains(rows, row, 1, k, n_groups, GROUP, true, lane);
+        add_chains(rows, row, 1, 0, k, n_groups, GROUP, true, lane);
     for (; n_groups == 1 && k + 2 * GROUP <= cols; k += 2 * GROUP) {
-        add_chains(rows, row, n_rows, k, 1, GROUP, true, lane);
-        add_chains(rows, row, n_rows, k + GROUP, 1, GROUP, true, lane);
+        add_chains(rows, row, n_rows, apart, k, 1, GROUP, true, lane);
+        add_chains(rows, row, n_rows, apart, k + GROUP, 1, GROUP, true, lane);
     }
     for (; k + GROUP <= cols; k += GROUP)
-        add_chains(rows, row, n_rows, k, 1, GROUP, true, lane);
+        add_chains(rows, row, n_rows, apart, k, 1, GROUP, true, lane);
     if (k < cols && cols % 8 == 0)
-        add_chains(rows, row, n_rows, k, 1, cols - k, true, lane);
+        add_chains(rows, row, n_rows, apart, k, 1, cols - k, true, lane);
     else if (k < cols)
-        add_chains(rows, row, n_rows, k, 1, cols - k, false, lane);
+        add_chains(rows, row, n_rows, apart, k, 1, cols - k, false, lane);
     if (n_rows == CHAINS && rows->standard) {
-        sums_of_four(lane, unit, y + row);
+        float four[CHAINS];
+        sums_of_four(lane, unit, four);
+        for (size_t r = 0; r < CHAINS; r++)
+            y[row + r * apart] = four[r];
         return;
     }
     for (size_t r = 0; r < n_rows; r++)
-        y[row + r] = sum_of_lanes(lane[r], rows->rule.sum) * unit;
+        y[row + r * apart] = sum_of_lanes(lane[r], rows->rule.sum) * unit;
 }
 
 ALWAYS void linear_rows(const struct rows *rows, size_t first, size_t end, float *y)
 {
     const uint32_t cols = rows->weight->cols;
     assert(!rows->weight->scale || rows->weight->block == 32 || rows->weight->block == cols);
-    size_t row = first;
-    for (; (cols <= SHORT || cols > CACHED) && row + CHAINS <= end; row += CHAINS)
-        sum_rows(rows, row, CHAINS, y);
-    for (; row < end; row++)
-        sum_rows(rows, row, 1, y);
+    const size_t each = (end - first) / CHAINS; // far apart, they are as many streams from memory, the fastest way
+    for (size_t row = first; row < first + each; row++)
+        sum_rows(rows, row, CHAINS, each, y);
+    for (size_t row = first + CHAINS * each; row < end; row++)
+        sum_rows(rows, row, 1, 0, y);
 }
 
 static void linear(const struct weight *weight, const float *x, struct linear_rule rule, size_t first, size_t end,

@@ -318,3 +318,37 @@ Test(files, a_file_over_its_limit_is_refused_by_its_size_alone)
     cr_assert_eq(file_read(&arena, path, 1 << 20, &text, &size, &error), ERROR_INPUT);
     cr_assert(strstr(error.text, "expected at most 1048576"), "%s", error.text);
 }
+
+// A file that shrinks under its mapping: the page that is gone cannot be read.
+static void lose_a_page(const char *target, const char *mapped)
+{
+    struct output *output;
+    struct file_map map;
+    files_guard_maps();
+    if (output_open(&output, target, NULL) || file_map_open(&map, mapped, NULL) || truncate(mapped, 1))
+        _exit(1);
+    const volatile unsigned char *bytes = map.bytes;
+    _exit(bytes[0] == 'x' && bytes[map.size - 1] == 'x' ? 2 : 3);
+}
+
+Test(files, a_file_that_is_cut_under_its_mapping_is_a_runtime_error)
+{
+    enum { SIZE = 1 << 17 };
+    static char text[SIZE + 1];
+    int spoken[2], status;
+    memset(text, 'x', SIZE);
+    put(in("mapped"), text);
+    cr_assert_eq(pipe(spoken), 0);
+    const pid_t child = fork();
+    if (!child) {
+        dup2(spoken[1], STDERR_FILENO);
+        lose_a_page(in("report"), in("mapped"));
+    }
+    close(spoken[1]);
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    cr_assert(WIFEXITED(status) && WEXITSTATUS(status) == error_exit_status(ERROR_RUNTIME), "status %d", status);
+    char said[512] = "";
+    cr_assert_gt(read(spoken[0], said, sizeof said - 1), 0);
+    cr_assert(strstr(said, "mapped: byte 131071 of 131072 can no longer be read"), "%s", said);
+    cr_assert_eq(entries(directory), 1); // the output's temporary file has gone
+}

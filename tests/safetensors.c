@@ -209,6 +209,25 @@ Test(safetensors, a_header_over_the_formats_limit_is_refused)
     cr_assert(strstr(error.text, "header length 100000001; expected at most 100000000"), "%s", error.text);
 }
 
+// One comma more than the limit is refused before a parser sees it; at the limit the parser judges.
+Test(safetensors, a_header_of_too_many_values_is_refused)
+{
+    static unsigned char bytes[8 + SAFETENSORS_VALUES_MAX];
+    for (size_t more = 0; more < 2; more++) {
+        const uint64_t length = SAFETENSORS_VALUES_MAX - 1 + more;
+        struct safetensors *file;
+        struct error error;
+        memset(bytes, ',', sizeof bytes);
+        for (int i = 0; i < 8; i++)
+            bytes[i] = (unsigned char)(length >> 8 * i);
+        bytes[8] = '{';
+        write_file(bytes, 8 + (size_t)length);
+        cr_assert_eq(safetensors_open(&file, path, &error), ERROR_INPUT);
+        const bool counted = strstr(error.text, "has 1000000 brackets and commas; expected at most 999999") != NULL;
+        cr_assert_eq(counted, more == 1, "%s", error.text);
+    }
+}
+
 Test(safetensors, what_cannot_be_mapped_is_refused)
 {
     struct safetensors *file;

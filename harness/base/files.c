@@ -64,6 +64,7 @@ int file_map_open(struct file_map *map, const char *path, struct error *error)
         } else {
             map->bytes = bytes;
             map->size = size;
+            guard_map_add(bytes, size, path);
         }
     }
     close(fd);
@@ -72,8 +73,10 @@ int file_map_open(struct file_map *map, const char *path, struct error *error)
 
 void file_map_close(struct file_map *map)
 {
-    if (map->size)
+    if (map->size) {
+        guard_map_forget(map->bytes);
         munmap((void *)(uintptr_t)map->bytes, (size_t)map->size);
+    }
     *map = (struct file_map){0};
 }
 

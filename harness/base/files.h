@@ -68,4 +68,8 @@ void output_abandon(struct output **output);
 // the process.
 void files_guard_signals(const char *repeat_hint);
 
+// After this call a mapped file that is cut, or can no longer be read, ends the process as a runtime error does: the
+// temporary files go, one line names the file, and the exit status is that of ERROR_RUNTIME.
+void files_guard_maps(void);
+
 #endif

@@ -14,6 +14,13 @@
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct guard_entry *entries;
 
+static struct mapped {
+    struct mapped *next;
+    const unsigned char *bytes;
+    uint64_t size;
+    char path[];
+} *mappings;
+
 void guard_lock(void)
 {
     pthread_mutex_lock(&lock);
@@ -74,6 +81,34 @@ bool guard_is_scratch(const char *path)
     return false;
 }
 
+void guard_map_add(const void *bytes, uint64_t size, const char *path)
+{
+    const size_t length = strlen(path) + 1;
+    struct mapped *mapped = malloc(sizeof *mapped + length);
+    if (!mapped)
+        return;
+    mapped->bytes = bytes;
+    mapped->size = size;
+    memcpy(mapped->path, path, length);
+    guard_lock();
+    mapped->next = mappings;
+    mappings = mapped;
+    guard_unlock();
+}
+
+void guard_map_forget(const void *bytes)
+{
+    guard_lock();
+    struct mapped **link = &mappings;
+    while (*link && (*link)->bytes != bytes)
+        link = &(*link)->next;
+    struct mapped *found = *link;
+    if (found)
+        *link = found->next;
+    guard_unlock();
+    free(found);
+}
+
 // By system calls alone: memory may be what has run out, and nftw and opendir ask for some. The directory is read
 // again until nothing more can be removed, since entries may move while others go.
 static void remove_entries(int directory)
@@ -121,6 +156,16 @@ enum { N_ENDING_SIGNALS = sizeof ending_signals / sizeof *ending_signals };
 static sigset_t awaited;
 static const char *hint;
 
+static void remove_unfinished(void)
+{
+    for (const struct guard_entry *entry = entries; entry; entry = entry->next)
+        if (entry->owner == getpid() && !entry->directory)
+            unlink(entry->path);
+    for (const struct guard_entry *entry = entries; entry; entry = entry->next)
+        if (entry->owner == getpid() && entry->directory)
+            guard_remove_tree(entry->path);
+}
+
 static void *wait_for_signal(void *unused)
 {
     (void)unused;
@@ -128,12 +173,7 @@ static void *wait_for_signal(void *unused)
     while (sigwait(&awaited, &number))
         ;
     guard_lock();
-    for (const struct guard_entry *entry = entries; entry; entry = entry->next)
-        if (entry->owner == getpid() && !entry->directory)
-            unlink(entry->path);
-    for (const struct guard_entry *entry = entries; entry; entry = entry->next)
-        if (entry->owner == getpid() && entry->directory)
-            guard_remove_tree(entry->path);
+    remove_unfinished();
     fprintf(stderr, "\nassay: stopped by signal %d (%s); no file was left half-written.%s%s\n", number,
             strsignal(number), *hint ? " To repeat: " : "", hint);
     _exit(128 + number);
@@ -161,4 +201,29 @@ void files_guard_signals(const char *repeat_hint)
         pthread_sigmask(SIG_SETMASK, &before, NULL);
     else
         guarded = !pthread_detach(thread);
+}
+
+static void lose_mapping(int number, siginfo_t *info, void *unused)
+{
+    (void)number;
+    (void)unused;
+    const unsigned char *address = info->si_addr;
+    guard_lock();
+    const struct mapped *mapped = mappings;
+    while (mapped && !(address >= mapped->bytes && address < mapped->bytes + mapped->size))
+        mapped = mapped->next;
+    remove_unfinished();
+    dprintf(STDERR_FILENO,
+            "\nassay: %s: byte %llu of %llu can no longer be read: the file was cut meanwhile, or its disk fails; no "
+            "file was left half-written. Repeat when it is whole.\n",
+            mapped ? mapped->path : "a mapped file", mapped ? (unsigned long long)(address - mapped->bytes) : 0,
+            mapped ? (unsigned long long)mapped->size : 0);
+    _exit(error_exit_status(ERROR_RUNTIME));
+}
+
+void files_guard_maps(void)
+{
+    struct sigaction action = {.sa_sigaction = lose_mapping, .sa_flags = SA_SIGINFO};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGBUS, &action, NULL);
 }

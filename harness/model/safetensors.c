@@ -289,6 +289,15 @@ static int read_entries(struct header *header, struct json root, struct error *e
     return status;
 }
 
+// A value follows a bracket, a comma or nothing: this is an upper bound, since strings are not told apart.
+static uint64_t values_at_most(const unsigned char *text, uint64_t length)
+{
+    uint64_t n = 1;
+    for (uint64_t i = 0; i < length; i++)
+        n += text[i] == ',' || text[i] == '[' || text[i] == '{';
+    return n;
+}
+
 // The framing: 8 bytes of length, then UTF-8 text that begins with a brace.
 static int read_framing(struct header *header, const unsigned char **text, uint64_t *length, struct error *error)
 {
@@ -316,6 +325,12 @@ static int read_framing(struct header *header, const unsigned char **text, uint6
                              path, i, bytes[i]);
         i += (uint64_t)step;
     }
+    const uint64_t values = values_at_most(bytes, size);
+    if (values > SAFETENSORS_VALUES_MAX)
+        return error_set(error, ERROR_INPUT,
+                         "%s: the header has %" PRIu64 " brackets and commas; expected at most %d (the largest "
+                         "releases have 400,000)",
+                         path, values - 1, SAFETENSORS_VALUES_MAX - 1);
     header->data_offset = 8 + size;
     header->data = map->bytes + header->data_offset;
     header->data_size = map->size - header->data_offset;

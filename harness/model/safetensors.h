@@ -2,10 +2,11 @@
 // N bytes of JSON, then the data (huggingface/safetensors, safetensors/src/tensor.rs; spec in architecture.md 11).
 //
 // This is the root of trust of the whole program, and its input is hostile. Checked at open, each with a message that
-// names file, tensor, found and expected: header length (against the file and 100,000,000), UTF-8 JSON object, every
-// entry's fields and nothing else, known dtype, rank <= 8, no overflow in the product of dimensions, data_offsets
-// ascending, inside the file and of exactly the size that dtype and shape give, no overlap, no hole, no trailing
-// bytes, natural alignment of the data in memory, no duplicate name, __metadata__ a map from string to string.
+// names file, tensor, found and expected: header length (against the file and 100,000,000), UTF-8 JSON object, how
+// many values it has, every entry's fields and nothing else, known dtype, rank <= 8, no overflow in the product of
+// dimensions, data_offsets ascending, inside the file and of exactly the size that dtype and shape give, no overlap,
+// no hole, no trailing bytes, natural alignment of the data in memory, no duplicate name, __metadata__ a map from
+// string to string.
 #ifndef ASSAY_SAFETENSORS_H
 #define ASSAY_SAFETENSORS_H
 
@@ -23,7 +24,9 @@ enum dtype {
 size_t dtype_size(enum dtype dtype);       // bytes of an element
 const char *dtype_name(enum dtype dtype);  // "F32"
 
-enum { TENSOR_RANK_MAX = 8, SAFETENSORS_HEADER_MAX = 100000000 };
+// Every tensor takes some ten JSON values: the largest releases, experts one by one, have 40,000 tensors. The bound
+// keeps a header that is all brackets and commas from taking fifty times its size of memory.
+enum { TENSOR_RANK_MAX = 8, SAFETENSORS_HEADER_MAX = 100000000, SAFETENSORS_VALUES_MAX = 1000000 };
 
 struct tensor {
     const char *name;

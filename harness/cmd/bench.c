@@ -23,6 +23,7 @@ struct bench_job {
     struct bench_subject subjects[SUBJECTS_MAX];
     size_t n;
     uint32_t prompt, generate, per_round, capacity;
+    uint32_t after; // positions before the profiled steps
     bool profile;
 };
 
@@ -80,7 +81,7 @@ static int open_subject(const struct bench_job *job, struct bench_subject *subje
         code = open_engine(job, subject, job->options->isa, job->bench.pool, NULL, &subject->engine, error);
     *seconds = progress_clock() - started;
     if (!code && job->capacity > subject->model->config.max_positions)
-        return error_set(error, ERROR_USAGE, "%s: %u positions asked for by -p and -g, the model allows %u", subject->path,
+        return error_set(error, ERROR_USAGE, "%s: %u positions asked for by -p, -g and --after, the model allows %u", subject->path,
                          job->capacity, subject->model->config.max_positions);
     return code;
 }
@@ -137,18 +138,24 @@ static int run_profile(const struct bench_job *job, struct bench_subject *subjec
     struct profile *profile = &subject->profile;
     struct engine *engine;
     const bool halves = subject->bundle && subject->bundle->plan.rows[PLAN_KV_STATE] == PRECISION_F16;
-    uint32_t tokens[PROFILED_STEPS];
     const uint32_t n = job->per_round < PROFILED_STEPS ? job->per_round : PROFILED_STEPS;
+    uint32_t *tokens = calloc((size_t)job->after + n, sizeof *tokens);
+    if (!tokens)
+        return error_set(error, ERROR_RUNTIME, "out of memory");
     profile_open(profile, subject->model, halves ? 2 : 4);
     int code = open_engine(job, subject, job->options->isa, job->bench.pool, &profile->hook, &engine, error);
-    bench_tokens(subject->model->config.vocabulary, n, tokens);
-    for (uint32_t t = 0; !code && t < n; t++) {
+    bench_tokens(subject->model->config.vocabulary, job->after + n, tokens);
+    for (uint32_t t = 0; !code && t < job->after + n; t++) {
         const float *logits;
+        if (t == job->after) // what came before is not counted; the hook stays where it is
+            profile_open(profile, subject->model, halves ? 2 : 4);
         profile_start(profile, t);
         code = engine->class->step(engine, tokens[t], &profile->sink, &logits, error);
         profile_stop(profile);
     }
+    free(tokens);
     subject->profiled = n;
+    subject->after = job->after;
     engine_close(&engine);
     return code;
 }
@@ -179,18 +186,21 @@ static int run_all(struct bench_job *job, struct error *error)
 static int run_command(const struct options *options, struct error *error)
 {
     struct bench_job job = {.options = options, .profile = options_flag(options, "profile")};
-    long prompt, generate, rounds;
+    long prompt, generate, rounds, after;
     int code = options_number(options, "p", 1, 1 << 17, 128, &prompt, error);
     if (!code)
         code = options_number(options, "g", 1, 1 << 17, 256, &generate, error);
     if (!code)
         code = options_number(options, "n", 1, BENCH_ROUNDS_MAX, 9, &rounds, error);
+    if (!code)
+        code = options_number(options, "after", 0, 1 << 17, 0, &after, error);
     if (code)
         return code;
     job.prompt = (uint32_t)prompt;
     job.generate = (uint32_t)generate;
     job.per_round = (uint32_t)((generate + rounds - 1) / rounds);
-    job.capacity = job.prompt > job.per_round ? job.prompt : job.per_round;
+    job.after = (uint32_t)after;
+    job.capacity = job.prompt > job.per_round + job.after ? job.prompt : job.per_round + job.after;
     job.bench.rounds = (uint32_t)rounds;
     if (!options_flag(options, "keep-all")) {
         job.bench.sibling_ns = SIBLING_NS;
@@ -208,6 +218,7 @@ static const struct option bench_options[] = {
     {"n", "N", "rounds to keep; medians are taken over them (default: 9)"},
     {"keep-all", NULL, "keep rounds, too, in which threads shared a core or other work had the processor"},
     {"profile", NULL, "also time and bytes of every operator, in steps of their own"},
+    {"after", "N", "positions before those steps (default: 0)"},
     {0},
 };
 

@@ -21,7 +21,7 @@ struct bench_subject {
     struct engine *engine;
     double first_load, load;    // seconds to open it: the first time in this process, and again
     struct profile profile;
-    uint32_t profiled;          // steps
+    uint32_t profiled, after;   // steps, and positions before them
 };
 
 struct bench_report {

@@ -53,8 +53,12 @@ static void print_profile(const struct bench_subject *subject)
     double seconds = 0;
     for (size_t i = 0; i < profile->n; i++)
         seconds += profile->rows[i].seconds;
-    printf("\n%s, %" PRIu32 " steps from nothing, one step on average (%.3f ms):\n\n", subject->name, subject->profiled,
-           1e3 * seconds / subject->profiled);
+    printf("\n%s, %" PRIu32 " steps ", subject->name, subject->profiled);
+    if (subject->after)
+        printf("after %" PRIu32 " positions", subject->after);
+    else
+        printf("from nothing");
+    printf(", one step on average (%.3f ms):\n\n", 1e3 * seconds / subject->profiled);
     printf("| operator | calls | ms | share | MB | GB/s |\n|---|---|---|---|---|---|\n");
     for (size_t i = 0; i < profile->n; i++) {
         const struct profile_row *row = &profile->rows[i];

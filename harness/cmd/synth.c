@@ -47,13 +47,14 @@ static int read_dtype(struct synth_run *run, struct error *error)
 static int cut_layers(struct synth_run *run, long layers, struct error *error)
 {
     cJSON *root = cJSON_ParseWithLength(run->text, run->text_size);
-    cJSON *types = cJSON_GetObjectItemCaseSensitive(root, "layer_types");
+    cJSON *text = run->config.nested ? cJSON_GetObjectItemCaseSensitive(root, "text_config") : root;
+    cJSON *types = cJSON_GetObjectItemCaseSensitive(text, "layer_types");
     cJSON *count = cJSON_CreateNumber((double)layers);
-    bool ok = root && count;
-    if (ok && cJSON_HasObjectItem(root, "num_hidden_layers"))
-        cJSON_ReplaceItemInObjectCaseSensitive(root, "num_hidden_layers", count);
+    bool ok = text && count;
+    if (ok && cJSON_HasObjectItem(text, "num_hidden_layers"))
+        cJSON_ReplaceItemInObjectCaseSensitive(text, "num_hidden_layers", count);
     else if (ok)
-        cJSON_AddItemToObject(root, "num_hidden_layers", count);
+        cJSON_AddItemToObject(text, "num_hidden_layers", count);
     while (cJSON_IsArray(types) && cJSON_GetArraySize(types) > layers)
         cJSON_DeleteItemFromArray(types, cJSON_GetArraySize(types) - 1);
     char *printed = ok ? cJSON_Print(root) : NULL;

@@ -25,7 +25,7 @@ static const struct option trace_options[] = {
     {"state", NULL, "also the state after the last token"},
     {"state-every", "N", "also the convolutions' and delta nets' states after every N positions"},
     {"from", "TRACE", "start from the state in this trace"},
-    {"at", "P", "start from its snapshot after P positions instead of its end"},
+    {"at", "P", "start from its snapshot after P positions instead of its end; it needs --state, too"},
     {"generate", "N", "after the tokens, N more that the engine chooses itself"},
     {"math", "KIND", "exact (default) or f64: the independent double implementation, logits only"},
     {"fault", "NAME", "plant a fault in the int8 runtime"},

@@ -72,8 +72,8 @@ struct model {
 // under "model.language_model." or, in a model of text alone, under "model."; its experts in one tensor or one by one.
 // A tensor NAME.weight may be stored as itself (F32, F16, BF16, mixed as it pleases) or, where `quantized` allows,
 // for a projection, an expert or the head, in codes with what belongs to them: NAME.weight.q8 or .q4 with .scale,
-// .bias or .lut (runtime/README.md has their shapes). Missing, misshapen, of an unusable dtype, or left over (not bound,
-// not left_out's and not "pad.<n>") -> ERROR_INPUT with tensor, found and expected.
+// .bias or .lut (runtime/README.md has their shapes). Missing, misshapen, of an unusable dtype, or left over (not
+// bound, not left_out's and not "pad.<n>") -> ERROR_INPUT with tensor, found and expected.
 //
 // The head is transformers' (architecture.md 15.3), and model.config.tied says what it came to:
 //   config.tied  lm_head           embedding  head

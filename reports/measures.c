@@ -198,14 +198,12 @@ static void put_chart(struct page *page, const char *kind, const struct chart *c
             bars[used++] = *byte;
     bars[used] = '\0';
     page_to(page, 4);
-    page_print(page, 10, "%s", kind);
-    page_to(page, 10);
-    page_print(page, 10, "%s", bars);
-    page_print(page, 10, " %.3g after %" PRIu32 ", %.3g after %" PRIu32 "; worst %.3g in layer %" PRIu32 " after %" PRIu32,
+    page_print(page, 12, "%-5s %s", kind, bars);
+    page_print(page, 12, " %.3g after %" PRIu32 ", %.3g after %" PRIu32 "; worst %.3g in layer %" PRIu32 " after %" PRIu32,
                chart->error[0], chart->end[0], chart->error[chart->n - 1], chart->end[chart->n - 1], chart->worst,
                chart->worst_layer, chart->worst_position);
     if (chart->has_expected)
-        page_print(page, 10, ", expected %.3g", chart->worst_expected);
+        page_print(page, 12, ", expected %.3g", chart->worst_expected);
     page_end(page);
 }
 

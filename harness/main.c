@@ -35,8 +35,9 @@ static int usage(FILE *stream, int status)
             ASSAY_VERSION);
     for (int i = 0; i < N_COMMANDS; i++)
         fprintf(stream, "  %-9s %s\n", commands[i]->name, commands[i]->summary);
-    fprintf(stream, "  %-9s %s\n\nexample:\n  %s\n", "help", "one command's options and an example: assay help gate",
-            command_gate.example);
+    fprintf(stream, "  %-9s %s\n\nfamilies, by config.json's model_type:\n  %s\n\nexample:\n  %s\n", "help",
+            "one command's options and an example: assay help gate",
+            "lfm2, lfm2_moe, qwen3_5, qwen3_5_text, qwen3_5_moe, qwen3_5_moe_text", command_gate.example);
     return status;
 }
 

@@ -2,11 +2,10 @@
 // attention over its cache, the dense feed-forward, and what is remembered between passes. One token at a time or
 // many: the same bits.
 //
-// lfm2.h and qwen35.h are the forward passes, experts.h the sparse feed-forward, decoder_memory.c opens, saves and
-// loads. Weights stay in the mapped files; only vectors (norms, biases, the convolutions' taps)
-// are widened once. Memory is taken at open, for passes of one token,
-// and by decoder_make_room for wider ones; a pass allocates nothing. Letters as in harness/model/config.h. The
-// caller has entered the environment of harness/base/floating.h.
+// lfm2.h and qwen35.h are the forward passes, experts.h the sparse feed-forward; decoder_memory.c opens, saves and
+// loads. Weights stay in the mapped files; only vectors (norms, biases, the convolutions' taps) are widened once.
+// Memory is taken at open, for passes of one token, and by decoder_make_room for wider ones; a pass allocates
+// nothing. Letters as in harness/model/config.h. The caller has entered the environment of harness/base/floating.h.
 #ifndef ASSAY_REFERENCE_DECODER_H
 #define ASSAY_REFERENCE_DECODER_H
 

@@ -1,11 +1,12 @@
 // bundle: a directory with a quantized model, laid out like Core AI's LanguageBundle (design.md 4, zoo.md 4.1).
 //
-//   metadata.json       metadata_version "0.2", kind "llm", name, language{}, source{}, compression{scheme, keep[],
-//   plan{}}, assay{} tokenizer/          tokenizer.json and tokenizer_config.json, when the checkpoint has them
-//   config.json         byte copy of the checkpoint's
-//   precision.json      the precision plan
-//   weights.safetensors tensors at multiples of 256 bytes; NAME.q8 / NAME.q4 with NAME.scale, NAME.scale and
-//   NAME.bias, or NAME.lut; or NAME
+//   metadata.json        metadata_version "0.2", kind "llm", name, language{}, source{}, compression{scheme, keep[],
+//                        plan{}}, assay{}
+//   tokenizer/           tokenizer.json and tokenizer_config.json, when the checkpoint has them
+//   config.json          byte copy of the checkpoint's
+//   precision.json       the precision plan
+//   weights.safetensors  tensors at multiples of 256 bytes: NAME; or NAME.q8 or NAME.q4 with NAME.scale, with
+//                        NAME.scale and NAME.bias, or with NAME.lut
 #ifndef ASSAY_BUNDLE_H
 #define ASSAY_BUNDLE_H
 

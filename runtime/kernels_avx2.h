@@ -1,6 +1,5 @@
 // kernels_avx2: what the AVX2 files share: eight floats at a time, the tree, exp, and the entries that do not lie in
-// kernels_avx2.c.
-// vcvtps2ph and vcvtph2ps round and widen as half.h does, whatever the flush-to-zero bits say.
+// kernels_avx2.c. vcvtps2ph and vcvtph2ps round and widen as half.h does, whatever the flush-to-zero bits say.
 #ifndef ASSAY_KERNELS_AVX2_H
 #define ASSAY_KERNELS_AVX2_H
 

@@ -2,9 +2,9 @@
 //
 // A shared host changes its speed by half within minutes, so a speed alone says little. Every round times, one after
 // the other on the same threads: the distance of the threads; for each mode one read pass over its own weights, the
-// mode, and a second read pass; the multiply-add peak of all threads and of one. Shares are formed within the round, then medians over rounds.
-// A round is dropped and counted when two threads were found on one core, or when the caller's thread was without a
-// processor for much of it, as on a machine with other work. The first round warms up.
+// mode, and a second read pass; the multiply-add peak of all threads and of one. Shares are formed within the round,
+// then medians over rounds. A round is dropped and counted when two threads were found on one core, or when the
+// caller's thread was without a processor for much of it, as on a machine with other work. The first round warms up.
 //
 // Correct before fast: bench_check comes first, and nothing is timed whose bits are wrong.
 #ifndef ASSAY_BENCH_H

@@ -100,5 +100,5 @@ const struct command command_compare = {
     "compare", "REFERENCE.safetensors CANDIDATE.safetensors", "compare two traces of the same tokens",
     "Flips, distances and end states of the candidate against the reference, judged by the policy's budget and caps. There is\n"
     "no fp16 arm in two bare traces: every real flip counts as introduced.",
-    "assay compare fixtures/oracles/lfm2-mini/chat.safetensors out/chat.safetensors",
+    "assay compare out/reference.safetensors out/int8.safetensors",
     compare_options, 2, 2, run_compare};

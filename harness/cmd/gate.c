@@ -324,7 +324,7 @@ static int run_gate(const struct options *options, struct error *error)
 const struct command command_gate = {
     "gate", "MODEL --bundle DIR [--suite F] [--policy F] [--out DIR]", "judge an int8 bundle against its fp32 checkpoint",
     "Runs the fp32 reference of MODEL, the bundle in the portable int8 runtime, and the control arms fp16 and expected over\n"
-    "a suite; compares every position, state and weight; judges by the policy's limits.\n"
+    "a suite; compares every position, state, weight and choice of experts; judges by the policy's limits.\n"
     "Exit: 0 pass, 1 fail, 2 usage or unreadable input or things that do not belong together, 3 could not judge,\n"
     "75 trouble at run time (retry).",
     "assay gate fixtures/models/lfm2-mini --bundle out/lfm2_mini_decode_int8hu_block32_sym --out out/report",

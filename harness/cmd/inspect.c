@@ -183,5 +183,6 @@ static const struct option inspect_options[] = {{0}};
 
 const struct command command_inspect = {
     "inspect", "PATH", "what is in a checkpoint, a bundle, a trace or any safetensors file",
-    "Checks PATH as the other commands would, then lists architecture, hashes and every tensor.",
-    "assay inspect fixtures/models/lfm2-mini", inspect_options, 1, 1, run_inspect};
+    "Checks PATH as the other commands would, then lists architecture, hashes, every tensor, and what of a released\n"
+    "checkpoint is left out: the vision tower, the multi-token prediction head.",
+    "assay inspect fixtures/models/qwen35-mini", inspect_options, 1, 1, run_inspect};

@@ -218,7 +218,8 @@ const struct command command_quantize = {
     "relative error, how many codes were clamped, how many scales are subnormal, or why it was left alone. Experts "
     "that a\n"
     "checkpoint stores one by one share a line by layer and matrix, with the largest error; --json lists each.",
-    "assay quantize fixtures/models/lfm2-mini --scheme int8hu_block32_sym --out out/mini.int8",
+    "assay quantize fixtures/models/lfm2-mini --scheme int8hu_block32_sym --out "
+    "out/lfm2_mini_decode_int8hu_block32_sym",
     quantize_options,
     1,
     1,

@@ -25,7 +25,7 @@ static const struct option trace_options[] = {
     {"state", NULL, "also the state after the last token"},
     {"state-every", "N", "also the convolutions' and delta nets' states after every N positions"},
     {"from", "TRACE", "start from the state in this trace"},
-    {"at", "P", "start from its snapshot after P positions instead of its end"},
+    {"at", "P", "start from its snapshot after P positions instead of its end; it needs --state, too"},
     {"generate", "N", "after the tokens, N more that the engine chooses itself"},
     {"math", "KIND", "exact (default) or f64: the independent double implementation, logits only"},
     {"fault", "NAME", "plant a fault in the int8 runtime"},
@@ -220,6 +220,7 @@ static int run_trace(const struct options *options, struct error *error)
 
 const struct command command_trace = {
     "trace", "MODEL|BUNDLE (--tokens IDS | --text TEXT) --out FILE", "record what one engine computes for one token sequence",
-    "Writes logits, and on request intermediate values and the end state, as one safetensors file that other tools read.",
-    "assay trace fixtures/models/lfm2-mini --text 'In the beginning' --generate 24 --out out/beginning.safetensors",
+    "Writes logits, and on request intermediate values, the end state and the recurrent states on the way, as one\n"
+    "safetensors file that other tools read and any engine may write (format: fixtures/oracles/README.md).",
+    "assay trace fixtures/models/qwen35-mini --text 'In the beginning' --generate 24 --out out/reference.safetensors",
     trace_options, 1, 1, run_trace};

@@ -126,5 +126,5 @@ const struct command command_validate = {
     "validate", "MODEL [--suite FILE]", "what a suite can judge, and whether its published answers come out",
     "Runs the reference alone: counts decidable positions, says what the suite cannot see, and compares the greedy\n"
     "continuations with those that were published with the suite. Exit 1 when a published continuation is not reproduced.",
-    "assay validate fixtures/models/lfm2-mini --suite fixtures/suites/known/lfm2-mini.json",
+    "assay validate fixtures/models/qwen35moe-mini --suite fixtures/suites/known/qwen35moe-mini.json",
     validate_options, 1, 1, run_validate};

@@ -1,14 +1,14 @@
 // policy: the limits, as data (`assay-policy/1`), each with the reason that stands beside it in the report.
 //
-// {"schema": "assay-policy/1", "name": ..., "description": ...?, "required": {"own": [checks], "exec": [...],
-// "trace": [...]},
-//  "limits": {NAME: {"limit": x, "reason": "..."}, ...}, "families": {"lfm2": {NAME: {...}}},
+// {"schema": "assay-policy/1", "name": ..., "description": ...?,
+//  "required": {"own": [checks], "exec": [...], "trace": [...]},
+//  "limits": {NAME: {"limit": x, "reason": "..."}, ...}, "families": {"lfm2": {NAME: {...}}, "qwen3_5_moe": ...},
 //  "allowed_deviations": [{"plan": "key=value", "reason": ...}],
 //  "known": [{"check", "case", "position", "owner", "reason", "expires": "YYYY-MM-DD"}]}
 // Every limit of the table below must be given, by "limits" or by the family; a family's wins. Those of routers are
-// demanded for families with experts only. A limit without a
-// reason, an unknown name (in any family), a number that is not finite or cannot be such a limit, a date that is
-// none: refused. No limit, no run. A deviation has expired on the day after "expires" (UTC).
+// demanded for families with experts only. A limit without a reason, an unknown name (in any family), a number that
+// is not finite or cannot be such a limit, a date that is none: refused. No limit, no run. A deviation has expired on
+// the day after "expires" (UTC).
 #ifndef ASSAY_POLICY_H
 #define ASSAY_POLICY_H
 

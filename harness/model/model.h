@@ -70,11 +70,10 @@ struct model {
 
 // Binds every tensor of the architecture by name: layer by layer architecture.md 2.4, 3, 4.3 and 5. Qwen3.5's stand
 // under "model.language_model." or, in a model of text alone, under "model."; its experts in one tensor or one by one.
-// A tensor NAME.weight may be stored as itself (F32, F16, BF16, mixed
-// as it pleases) or, where `quantized` allows, for a projection or the head, as NAME.weight.q8 (I8 [rows, cols]) or
-// NAME.weight.q4 (U8 [rows, (cols + 1) / 2]) with NAME.weight.scale (F16, [rows, cols / 32] or [rows, 1]). Missing,
-// misshapen, of an unusable dtype, or left over (not bound, not left_out's and not "pad.<n>") -> ERROR_INPUT with tensor, found and
-// expected.
+// A tensor NAME.weight may be stored as itself (F32, F16, BF16, mixed as it pleases) or, where `quantized` allows,
+// for a projection, an expert or the head, in codes with what belongs to them: NAME.weight.q8 or .q4 with .scale,
+// .bias or .lut (runtime/README.md has their shapes). Missing, misshapen, of an unusable dtype, or left over (not
+// bound, not left_out's and not "pad.<n>") -> ERROR_INPUT with tensor, found and expected.
 //
 // The head is transformers' (architecture.md 15.3), and model.config.tied says what it came to:
 //   config.tied  lm_head           embedding  head

@@ -14,9 +14,8 @@
 //   CASE.chunk.safetensors      paths: the whole run again, RECORD_CHUNK tokens a call
 // Of a model with experts the first and the third also hold the router's taps of every row.
 // An engine without batches writes no `batch` and no `chunk`. The reference writes none of the last five: nobody
-// compares it with itself; for determinism and
-// paths it leaves the whole run that the others follow. A whole run of a single token has no middle, hence no
-// `restored`.
+// compares it with itself; for determinism and paths it leaves the whole run that the others follow. A whole run of a
+// single token has no middle, hence no `restored`.
 //
 // A trace that continues a state names the file it came from: start = its SHA-256, position = its positions. A state
 // of another model (hashes that both state, or shapes) is refused.

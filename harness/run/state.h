@@ -2,8 +2,8 @@
 //
 // Layouts of fixtures/oracles/README.md: k, v [Hkv, position, dh] (keys after norm and RoPE); conv [channels, K-1], the
 // columns of the convolution's input, oldest first, zero where the sequence has not begun (LFM2: d channels, B*x;
-// Qwen3.5: C channels q | k | v before convolution and silu); delta [Hv, dk, dv], what the delta net has learnt. Values are fp32; an engine with fp16 states widens on
-// save (exact) and rounds to nearest-even on load.
+// Qwen3.5: C channels q | k | v before convolution and silu); delta [Hv, dk, dv], what the delta net has learnt.
+// Values are fp32; an engine with fp16 states widens on save (exact) and rounds to nearest-even on load.
 #ifndef ASSAY_STATE_H
 #define ASSAY_STATE_H
 

@@ -209,6 +209,14 @@ Test(gate, an_own_kernel_must_be_as_near_as_half_the_fp16_error)
     expect(CHECK_DISTANCE, VERDICT_FAIL, 1);
     bench.comparison.kernel_rms = NAN;
     expect(CHECK_DISTANCE, VERDICT_FAIL, 1);
+    bench.comparison.kernel_rms = 0.0015;
+    expect(CHECK_DISTANCE, VERDICT_PASS, 0);
+    bench.comparison.kernel_rms_median = 0.0011; // the fp16 arm's is 0.002: a few of its rows make up its RMS
+    expect(CHECK_DISTANCE, VERDICT_FAIL, 1);
+    bench.comparison.kernel_rms_median = 0.0010;
+    expect(CHECK_DISTANCE, VERDICT_PASS, 0);
+    bench.comparison.kernel_rms_median = NAN;
+    expect(CHECK_DISTANCE, VERDICT_FAIL, 1);
     bench.input.exact_kernel = false; // rounds at other points by its nature
     expect(CHECK_DISTANCE, VERDICT_PASS, 0);
 }

@@ -190,8 +190,10 @@ static void write_distances(struct sheet *sheet, const struct comparison *compar
     sheet_open(sheet, "kernel"); // the candidate against `expected`
     sheet_count(sheet, "rows", comparison->kernel_rows);
     sheet_count(sheet, "equal", comparison->kernel_equal);
-    if (comparison->kernel_rows)
+    if (comparison->kernel_rows) {
         sheet_number(sheet, "rms", comparison->kernel_rms);
+        sheet_number(sheet, "rms_median", comparison->kernel_rms_median);
+    }
     sheet_close(sheet);
     sheet_close(sheet);
 }

@@ -155,6 +155,8 @@ Test(audit_families, every_planted_fault_of_qwen35_is_found_and_named)
         {"int4lin", "nibble_order", QWEN "4.mlp.gate_proj.weight", "neighbours exchanged"},
         {"int8hu_block32_sym", "head_rows_dead", "lm_head.weight", "all zero"},
         {"int8hu_block32_sym", "kv_state_fp32", "precision.json kv_state", "does not declare it"},
+        {"int8lin", "delta_state_fp32", "precision.json delta_state", "does not declare it"},
+        {"int8lin", "delta_state_fp32_declared", "precision.json delta_state", "the policy does not allow"},
     };
     open_mini("qwen35-mini");
     check_faults(cases, sizeof cases / sizeof *cases);

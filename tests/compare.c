@@ -244,6 +244,8 @@ Test(compare, noise_and_quantiles_are_over_rows)
     cr_assert_eq(c->kernel_rows, N);
     cr_assert_eq(c->kernel_equal, N - 1);
     cr_assert_float_eq(c->kernel_rms, 0.0625 / sqrt(N), 1e-12);
+    cr_assert_eq(c->kernel_rms_median, 0.0); // one row of many does not move the typical one
+    cr_assert_eq(d->rms_median, 0.0);
     compare_close(&c);
 }
 

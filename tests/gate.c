@@ -209,6 +209,14 @@ Test(gate, an_own_kernel_must_be_as_near_as_half_the_fp16_error)
     expect(CHECK_DISTANCE, VERDICT_FAIL, 1);
     bench.comparison.kernel_rms = NAN;
     expect(CHECK_DISTANCE, VERDICT_FAIL, 1);
+    bench.comparison.kernel_rms = 0.0015;
+    expect(CHECK_DISTANCE, VERDICT_PASS, 0);
+    bench.comparison.kernel_rms_median = 0.0011; // the fp16 arm's is 0.002: a few of its rows make up its RMS
+    expect(CHECK_DISTANCE, VERDICT_FAIL, 1);
+    bench.comparison.kernel_rms_median = 0.0010;
+    expect(CHECK_DISTANCE, VERDICT_PASS, 0);
+    bench.comparison.kernel_rms_median = NAN;
+    expect(CHECK_DISTANCE, VERDICT_FAIL, 1);
     bench.input.exact_kernel = false; // rounds at other points by its nature
     expect(CHECK_DISTANCE, VERDICT_PASS, 0);
 }
@@ -261,6 +269,26 @@ Test(gate, states_are_judged_by_class_then_by_ratio)
     expect(CHECK_STATE, VERDICT_FAIL, 1);
     bench.states[4].candidate.reference_class = ROW_ZERO; // zero where the reference is zero
     expect(CHECK_STATE, VERDICT_PASS, 0);
+}
+
+Test(gate, a_state_of_halves_where_the_plan_keeps_floats_fails)
+{
+    bench.states[2].candidate.halves = true;
+    expect(CHECK_STATE, VERDICT_PASS, 0); // the default plan keeps halves
+    bench.input.float_state[STATE_DELTA] = true;
+    expect(CHECK_STATE, VERDICT_PASS, 0); // a promise about another state
+    bench.input.float_state[STATE_CONV] = true;
+    expect(CHECK_STATE, VERDICT_FAIL, 1);
+    cr_assert(strstr(line(CHECK_STATE)->detail, "state.2.conv"), "%s", line(CHECK_STATE)->detail);
+    cr_assert_eq(line(CHECK_SEEDED)->verdict, VERDICT_PASS); // whole runs and seeded decodes apart
+    bench.states[2].expected.halves = true; // keys of the first position: RoPE turns by 0, floats are halves
+    expect(CHECK_STATE, VERDICT_PASS, 0);
+    bench.states[2].expected.halves = bench.states[2].candidate.halves = false;
+    expect(CHECK_STATE, VERDICT_PASS, 0);
+    bench.states[3].candidate.halves = true;
+    expect(CHECK_SEEDED, VERDICT_FAIL, 1);
+    bench.states[3].candidate.candidate_class = bench.states[3].candidate.reference_class = ROW_ZERO;
+    expect(CHECK_SEEDED, VERDICT_PASS, 0); // zeros tell nothing about their precision
 }
 
 Test(gate, a_second_run_must_give_the_same_bits)

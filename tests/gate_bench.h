@@ -37,7 +37,7 @@ static void fill_distances(void)
 {
     for (int arm = 0; arm < ARM_COUNT; arm++) {
         struct distance *d = &bench.comparison.distances[arm];
-        *d = (struct distance){.rows = CASES * ROWS, .rms = 0.01, .max_abs = 0.1, .sigma = 0.0125, .kl_mean = 5e-5,
+        *d = (struct distance){.rows = CASES * ROWS, .rms = 0.01, .rms_median = 0.002, .max_abs = 0.1, .sigma = 0.0125, .kl_mean = 5e-5,
             .kl_p99 = 4e-4, .kl_max = 1e-3};
         const float r[] = {1.0f, 2.0f, 4.0f, 7.0f};
         float wide_r[4 * METRIC_BINS];

@@ -134,6 +134,21 @@ Test(metric, tensor_error_is_relative_and_names_the_worst)
     cr_assert_eq(m.error, 0.0);
 }
 
+Test(metric, a_tensor_of_halves_is_told_from_one_of_floats)
+{
+    const float r[] = {1.0f, 2.0f, 0.0f}, halves[] = {0x1.004p0f, -0x1p-24f, -0.0f}, float_last[] = {1.0f, 2.0f, 0x1.002p0f};
+    const float beyond[] = {1.0f, 65536.0f, 0.0f}, nan[] = {1.0f, NAN, 0.0f};
+    struct metric_tensor m;
+    metric_tensor(r, halves, 3, &m);
+    cr_assert(m.halves); // down to the smallest subnormal
+    metric_tensor(halves, float_last, 3, &m);
+    cr_assert_not(m.halves); // it is the candidate's values that count, and one suffices
+    metric_tensor(r, beyond, 3, &m);
+    cr_assert_not(m.halves); // a half would be infinite
+    metric_tensor(r, nan, 3, &m);
+    cr_assert_not(m.halves);
+}
+
 Test(metric, a_nan_in_a_tensor_stays)
 {
     const float r[] = {1.0f, 2.0f}, q[] = {NAN, 2.0f};

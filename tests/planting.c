@@ -267,6 +267,14 @@ static int kv_state_fp32(struct copy *copy, struct error *error)
     return 0;
 }
 
+static int delta_state_fp32(struct copy *copy, struct error *error)
+{
+    if (!first_delta(copy))
+        return unsuitable("it has no delta net", error);
+    copy->plan.rows[PLAN_DELTA_STATE] = PRECISION_F32;
+    return 0;
+}
+
 static int dequant_fp16(struct copy *copy, struct error *error)
 {
     (void)error;
@@ -291,6 +299,12 @@ static int linear_sum_fp16_declared(struct copy *copy, struct error *error)
 {
     copy->plan.rows[PLAN_LINEAR_SUM] = PRECISION_F16;
     return replace(copy, &copy->metadata, "\"plan\": {}", "\"plan\": {\"linear_sum\": \"f16\"}", error);
+}
+
+static int delta_state_fp32_declared(struct copy *copy, struct error *error)
+{
+    const int code = delta_state_fp32(copy, error);
+    return code ? code : replace(copy, &copy->metadata, "\"plan\": {}", "\"plan\": {\"delta_state\": \"f32\"}", error);
 }
 
 static int config_theta(struct copy *copy, struct error *error)
@@ -360,6 +374,9 @@ static const struct {
      "the same, declared in metadata.json (bundles without a declaration)"},
     {"dequant_fp16", dequant_fp16, "precision.json rounds code x scale to half, undeclared"},
     {"kv_state_fp32", kv_state_fp32, "precision.json keeps the KV state in fp32, undeclared"},
+    {"delta_state_fp32", delta_state_fp32, "precision.json keeps the delta net's state in fp32, undeclared"},
+    {"delta_state_fp32_declared", delta_state_fp32_declared,
+     "the same, declared in metadata.json (bundles without a declaration)"},
     {"config_theta", config_theta, "config.json has a digit more in rope_theta: refused"},
     {"other_scheme", other_scheme, "metadata.json names another scheme: refused"},
     {"name_lies", name_lies, "the bundle's name ends in another scheme: refused"},

@@ -252,12 +252,23 @@ static int compare(struct gate_run *run, struct error *error)
 
 // --- the verdict
 
+// Which states the candidate owes in fp32. The arms beside the bundle have plans of their own.
+static void promised_states(const struct gate_run *run, bool float_state[STATE_KINDS])
+{
+    static const enum plan_row rows[STATE_KINDS] = {[STATE_K] = PLAN_KV_STATE, [STATE_V] = PLAN_KV_STATE,
+                                                    [STATE_CONV] = PLAN_CONV_STATE, [STATE_DELTA] = PLAN_DELTA_STATE};
+    const bool of_bundle = run->bundle && (run->foreign || run->candidate == ARM_KIND_INT8);
+    for (int kind = 0; kind < STATE_KINDS; kind++)
+        float_state[kind] = of_bundle && run->bundle->plan.rows[rows[kind]] == PRECISION_F32;
+}
+
 static int judge(struct gate_run *run, struct error *error)
 {
     struct gate_input input = {.suite = run->suite, .policy = run->policy, .comparison = run->comparison,
         .audit = run->audited ? &run->audit : NULL, .kind = run->foreign ? ENGINE_TRACE : ENGINE_OWN, .engine = run->engine_name,
         .exact_kernel = !run->foreign && (run->candidate == ARM_KIND_INT8 || run->candidate == ARM_KIND_EXPECTED)};
     memcpy(input.asked, run->asked, sizeof input.asked);
+    promised_states(run, input.float_state);
     const int code = gate_judge(&run->report, &input, error);
     if (code)
         return code;

@@ -138,8 +138,11 @@ static int make_room(struct measuring *m, struct error *error)
     bool complete = true;
     for (int arm = 0; arm < ARM_COUNT; arm++) {
         m->kl[arm] = arena_alloc(arena, rows, sizeof *m->kl[arm]);
-        complete &= m->kl[arm] != NULL;
+        m->rms[arm] = arena_alloc(arena, rows, sizeof *m->rms[arm]);
+        complete &= m->kl[arm] && m->rms[arm];
     }
+    m->kernel = arena_alloc(arena, rows, sizeof *m->kernel);
+    complete &= m->kernel != NULL;
     m->room = rows;
     m->comparison->positions = arena_alloc(arena, rows, sizeof *m->comparison->positions);
     m->comparison->rollouts = arena_alloc(arena, suite->n_cases, sizeof *m->comparison->rollouts);
@@ -166,11 +169,15 @@ static int finish_distances(struct measuring *m, struct error *error)
         d->kl_mean = sum / rows;
         d->kl_p99 = statistic_quantile(m->kl[arm], d->rows, 0.99, scratch);
         d->rms = sqrt(m->squares[arm] / (rows * comparison->vocabulary));
+        d->rms_median = statistic_quantile(m->rms[arm], d->rows, 0.5, scratch);
         d->sigma = sqrt(m->noise_squares[arm] / rows);
     }
     measure_routing_finish(m);
-    if (comparison->kernel_rows)
-        comparison->kernel_rms = sqrt(m->kernel_squares / ((double)comparison->kernel_rows * comparison->vocabulary));
+    const uint64_t kernel_rows = comparison->kernel_rows;
+    if (kernel_rows) {
+        comparison->kernel_rms = sqrt(m->kernel_squares / ((double)kernel_rows * comparison->vocabulary));
+        comparison->kernel_rms_median = statistic_quantile(m->kernel, kernel_rows, 0.5, scratch);
+    }
     return 0;
 }
 

@@ -53,6 +53,7 @@ struct compared_position {
 struct distance {
     uint64_t rows;
     double rms, max_abs;        // over all logits
+    double rms_median;          // over rows, of a row's RMS: that of a typical row, whatever a few changed expert sets do
     double sigma;               // sigma_c: RMS over rows of metric.noise
     double kl_mean, kl_p99, kl_max;
     struct metric_coverage coverage;
@@ -136,7 +137,7 @@ struct comparison {
     // The candidate against `expected`, over the rows of `distance`: same weights by declaration, same arithmetic, so what
     // differs is the kernel or an undeclared plan (anchors.md 6.4). RMS over all logits, and rows that are equal bit for bit.
     uint64_t kernel_rows, kernel_equal;
-    double kernel_rms;
+    double kernel_rms, kernel_rms_median; // the median as in struct distance
     size_t n_layers;
     struct compared_layer *layers;          // with experts; none in a dense model
     size_t n_routes;

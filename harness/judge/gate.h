@@ -12,6 +12,7 @@ struct gate_input {
     enum engine_kind kind;
     const char *engine;
     bool exact_kernel;                  // the engine promises the bits of `expected` for equal weights and plan
+    bool float_state[STATE_KINDS];      // the bundle's plan keeps it in fp32
     bool asked[CHECK_COUNT];            // checks asked for (suite, or --checks); the others do not appear
 };
 

@@ -45,6 +45,7 @@ static bool row_serves(const struct suite_case *c, const bool *asked, uint32_t t
 static void add_distance(struct measuring *m, enum arm arm, const struct metric_position *metric, const float *r, const float *q)
 {
     struct distance *d = &m->comparison->distances[arm];
+    m->rms[arm][d->rows] = sqrt(metric->square_sum / m->comparison->vocabulary);
     m->kl[arm][d->rows++] = metric->kl;
     m->squares[arm] += metric->square_sum;
     m->noise_squares[arm] += metric->noise * metric->noise;
@@ -58,12 +59,14 @@ static void add_distance(struct measuring *m, enum arm arm, const struct metric_
 static void add_kernel_error(struct measuring *m, const float *q, const float *e)
 {
     struct comparison *comparison = m->comparison;
-    comparison->kernel_rows++;
+    double squares = 0.0;
     comparison->kernel_equal += !memcmp(q, e, comparison->vocabulary * sizeof *q);
     for (uint32_t i = 0; i < comparison->vocabulary; i++) {
         const double d = (double)q[i] - (double)e[i];
-        m->kernel_squares += d * d;
+        squares += d * d;
     }
+    m->kernel[comparison->kernel_rows++] = sqrt(squares / comparison->vocabulary);
+    m->kernel_squares += squares;
 }
 
 static void add_position(struct measuring *m, const struct joined *joined, uint32_t t, bool seeded, const bool *checks)

@@ -13,7 +13,8 @@ struct measuring {
     struct comparison *comparison;
     uint32_t case_index;
     size_t room;                      // of comparison->positions
-    double *kl[ARM_COUNT];            // [room] per row of `distance`
+    double *kl[ARM_COUNT], *rms[ARM_COUNT]; // [room] per row of `distance`
+    double *kernel;                   // [room] RMS of a row of candidate - expected
     double squares[ARM_COUNT], noise_squares[ARM_COUNT];
     double kernel_squares;            // of candidate - expected
     float *reference_row, *arm_row, *expected_row; // [V]

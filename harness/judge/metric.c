@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "harness/base/floating.h"
+#include "harness/base/half.h"
 
 // The normal distribution's standard deviation over its median absolute deviation.
 #define MAD_TO_SIGMA 1.4826
@@ -164,8 +165,10 @@ void metric_tensor(const float *r, const float *q, uint64_t n, struct metric_ten
 {
     double square_error = 0.0, square_sum = 0.0, largest = 0.0;
     uint64_t worst = 0;
+    bool halves = true;
     for (uint64_t i = 0; i < n; i++) {
         const double d = (double)q[i] - (double)r[i];
+        halves = halves && half_round(q[i]) == q[i]; // false for a NaN, whose class says enough
         square_error += d * d;
         square_sum += (double)r[i] * (double)r[i];
         if (fabs(d) > largest || (isnan(d) && !isnan(largest)))
@@ -173,7 +176,8 @@ void metric_tensor(const float *r, const float *q, uint64_t n, struct metric_ten
         largest = larger(largest, fabs(d));
     }
     *out = (struct metric_tensor){.reference_class = metric_row_class(r, n), .candidate_class = metric_row_class(q, n),
-        .error = square_error == 0.0 ? 0.0 : sqrt(square_error / square_sum), .max_abs = largest, .worst = worst};
+        .error = square_error == 0.0 ? 0.0 : sqrt(square_error / square_sum), .max_abs = largest, .worst = worst,
+        .halves = halves};
 }
 
 void metric_coverage_bin(uint32_t vocabulary, uint32_t bin, uint32_t *first, uint32_t *end)

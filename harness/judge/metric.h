@@ -64,6 +64,7 @@ struct metric_tensor {
     double error;       // relative L2
     double max_abs;
     uint64_t worst;     // index of max_abs
+    bool halves;        // every value of q is a half: what a tensor stored in fp16 holds
 };
 void metric_tensor(const float *r, const float *q, uint64_t n, struct metric_tensor *out);
 

@@ -117,7 +117,7 @@ void measures_put_routing(struct page *page, const struct report *report)
     }
 }
 
-enum { BARS = 32 };
+enum { BARS = 32, BARS_COLUMN = 10 };
 
 // The worst layer of one kind of state in one case, by position; several neighbours share a bar when there are many.
 struct chart {
@@ -198,12 +198,14 @@ static void put_chart(struct page *page, const char *kind, const struct chart *c
             bars[used++] = *byte;
     bars[used] = '\0';
     page_to(page, 4);
-    page_print(page, 12, "%-5s %s", kind, bars);
-    page_print(page, 12, " %.3g after %" PRIu32 ", %.3g after %" PRIu32 "; worst %.3g in layer %" PRIu32 " after %" PRIu32,
+    page_print(page, BARS_COLUMN, "%s", kind);
+    page_to(page, BARS_COLUMN);
+    page_print(page, BARS_COLUMN, "%s", bars);
+    page_print(page, BARS_COLUMN, " %.3g after %" PRIu32 ", %.3g after %" PRIu32 "; worst %.3g in layer %" PRIu32 " after %" PRIu32,
                chart->error[0], chart->end[0], chart->error[chart->n - 1], chart->end[chart->n - 1], chart->worst,
                chart->worst_layer, chart->worst_position);
     if (chart->has_expected)
-        page_print(page, 12, ", expected %.3g", chart->worst_expected);
+        page_print(page, BARS_COLUMN, ", expected %.3g", chart->worst_expected);
     page_end(page);
 }
 

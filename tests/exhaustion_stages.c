@@ -17,7 +17,9 @@
 
 // --- what the stages start from, made once without failures
 
-#define MODEL ASSAY_FIXTURES "/models/odd-mixed-sharded"
+// Everything that LFM2 has, experts among it, whose down projections have codebooks; and delta nets with experts.
+#define MODEL ASSAY_FIXTURES "/models/odd-lfm2moe-mixed-sharded"
+#define HYBRID ASSAY_FIXTURES "/models/odd-qwen35moe-group1-fused"
 
 enum { CAPACITY = 64 };
 
@@ -30,7 +32,7 @@ static struct model model;
 static const struct config wide = {.vocabulary = 8192, .max_positions = 512}; // that the tokenizer goes with
 static struct tokenizer *tokenizer;
 static const struct scheme *scheme;
-static struct bundle *bundle;
+static struct bundle *bundle, *hybrid;
 static struct suite *suite;
 static struct policy *policy;
 static struct comparison *comparison;
@@ -107,7 +109,7 @@ static int open_suites(struct error *error)
 static int open_policy(struct error *error)
 {
     struct policy *opened;
-    const int code = policy_open(&opened, ASSAY_FIXTURES "/policies/quick.json", "lfm2", NULL, error);
+    const int code = policy_open(&opened, ASSAY_FIXTURES "/policies/quick.json", "lfm2_moe", NULL, error);
     policy_close(&opened);
     return code;
 }
@@ -187,20 +189,35 @@ static int run_batch(struct error *error)
     return code;
 }
 
-// Another family from its files to a state: the delta net, attention and experts.
-static int run_qwen35(struct error *error)
+// A step, a batch where the engine has any, and the state after them.
+static int run_hybrid(struct engine *engine, struct error *error)
+{
+    struct arena memory = {0};
+    struct state state;
+    const struct batch_sink sink = {.row = ignore_row};
+    const uint32_t tokens[] = {1, 2, 3};
+    const float *logits;
+    int code = engine->class->step(engine, 4, NULL, &logits, error);
+    if (!code && engine->class->batch)
+        code = engine->class->batch(engine, tokens, 3, &sink, error);
+    if (!code)
+        code = state_make(&memory, engine->config, engine->position, &state, error);
+    if (!code)
+        engine->class->save(engine, &state);
+    arena_close(&memory);
+    return code;
+}
+
+// From its files on.
+static int run_hybrid_reference(struct error *error)
 {
     struct checkpoint *opened;
     struct arena memory = {0};
     struct config read;
     struct model bound;
-    struct state state;
     struct engine *engine = NULL;
     const struct reference_options exact = {.isa = isa_best(), .capacity = CAPACITY, .name = "reference"};
-    const struct batch_sink sink = {.row = ignore_row};
-    const uint32_t tokens[] = {1, 2, 3};
-    const float *logits;
-    int code = checkpoint_open(&opened, ASSAY_FIXTURES "/models/odd-qwen35moe-group1-fused", error);
+    int code = checkpoint_open(&opened, HYBRID, error);
     if (!code)
         code = config_open(&memory, opened->config_path, &read, error);
     if (!code)
@@ -208,16 +225,22 @@ static int run_qwen35(struct error *error)
     if (!code)
         code = reference_open(&engine, &bound, &exact, error);
     if (!code)
-        code = engine->class->step(engine, 4, NULL, &logits, error);
-    if (!code)
-        code = engine->class->batch(engine, tokens, 3, &sink, error);
-    if (!code)
-        code = state_make(&memory, &read, 4, &state, error);
-    if (!code)
-        engine->class->save(engine, &state);
+        code = run_hybrid(engine, error);
     engine_close(&engine);
     arena_close(&memory);
     checkpoint_close(&opened);
+    return code;
+}
+
+static int run_hybrid_runtime(struct error *error)
+{
+    struct engine *engine = NULL;
+    const struct runtime_options int8 = {
+        .isa = isa_best(), .capacity = CAPACITY, .name = "int8", .plan = &hybrid->plan};
+    int code = runtime_open(&engine, &hybrid->model, &int8, error);
+    if (!code)
+        code = run_hybrid(engine, error);
+    engine_close(&engine);
     return code;
 }
 
@@ -235,10 +258,15 @@ static int open_trace(struct error *error)
 {
     struct trace *trace;
     struct arena memory = {0};
-    struct state state;
-    int code = trace_open(&trace, in(candidate_traces, "two.seeded.safetensors"), error);
+    struct state state, *snapshots;
+    size_t n;
+    int code = trace_open(&trace, in(candidate_traces, "two.safetensors"), error);
     if (!code)
         code = trace_state(trace, &memory, &state, error);
+    if (!code)
+        code = trace_snapshots(trace, &memory, &snapshots, &n, error);
+    if (!code)
+        code = trace_state_at(trace, 4, &memory, &state, error);
     if (!code)
         code = trace_comparable(trace, trace, true, error);
     trace_close(&trace);
@@ -262,7 +290,9 @@ static int compare_it(struct comparison **made, struct error *error)
         .arms =
             {[ARM_CANDIDATE] = candidate_traces, [ARM_FP16] = candidate_traces, [ARM_EXPECTED] = candidate_traces},
         .floor = policy->limit[LIMIT_FLOOR],
-        .reference_error = policy->limit[LIMIT_REFERENCE_ERROR]};
+        .reference_error = policy->limit[LIMIT_REFERENCE_ERROR],
+        .model = &model,
+        .routing_sd = policy->limit[LIMIT_ROUTING_SD]};
     memcpy(request.checks, suite->checks, sizeof request.checks);
     return compare_suite(made, &request, error);
 }
@@ -305,7 +335,8 @@ const struct stage stages[] = {
     {"bundle", open_bundle},
     {"audit", audit_it},
     {"a batch", run_batch},
-    {"another family", run_qwen35},
+    {"reference of Qwen3.5", run_hybrid_reference},
+    {"runtime of Qwen3.5", run_hybrid_runtime},
     {"reference traces", record_reference},
     {"runtime traces", record_candidate},
     {"trace", open_trace},
@@ -331,7 +362,7 @@ static const char suite_text[] =
     "{\"schema\": \"assay-suite/1\", \"name\": \"small\", \"checks\": [\"weights\"], \"cases\": [\n"
     " {\"id\": \"one\", \"tokens\": [1, 5, 9, 11], \"checks\": [\"sweep\", \"rollout\", \"state\"], \"rollout\": 3,\n"
     "  \"answer\": {\"ids\": [1, 2], \"margins\": [0.5, 0.1], \"source\": \"nowhere\"}},\n"
-    " {\"id\": \"two\", \"tokens\": [1, 2, 3, 4, 5, 6], \"seeded\": 2, \"rollout\": 2,\n"
+    " {\"id\": \"two\", \"tokens\": [1, 2, 3, 4, 5, 6], \"seeded\": 2, \"rollout\": 2, \"state_every\": 2,\n"
     "  \"checks\": [\"sweep\", \"seeded\", \"rollout\", \"flips\", \"distance\", \"state\", \"determinism\", "
     "\"paths\"]}]}\n";
 
@@ -345,9 +376,9 @@ static int open_inputs(struct error *error)
     if (!code)
         code = tokenizer_open(&tokenizer, ASSAY_FIXTURES "/models/lfm2-mini/tokenizer.json", error);
     if (!code)
-        code = scheme_find("int8hu_block32_sym", &scheme, error);
+        code = scheme_find("int8km", &scheme, error);
     if (!code)
-        code = policy_open(&policy, ASSAY_FIXTURES "/policies/quick.json", "lfm2", NULL, error);
+        code = policy_open(&policy, ASSAY_FIXTURES "/policies/quick.json", "lfm2_moe", NULL, error);
     suite_path = arena_print(&arena, "%s/suite.json", scratch);
     table_path = arena_print(&arena, "%s/suite.csv", scratch);
     if (!code)
@@ -355,6 +386,28 @@ static int open_inputs(struct error *error)
     if (!code)
         code = write_text(table_path, "id,text\na,words\n", error);
     return code ? code : suite_open(&suite, suite_path, &config, NULL, error);
+}
+
+static int make_hybrid(const char *path, struct error *error)
+{
+    struct checkpoint *opened;
+    struct arena memory = {0};
+    struct config read;
+    struct model bound;
+    struct quantize_request request = {.model = &bound, .out = path, .quiet = true};
+    int code = checkpoint_open(&opened, HYBRID, error);
+    if (!code)
+        code = config_open(&memory, opened->config_path, &read, error);
+    if (!code)
+        code = model_bind(&memory, &read, &opened->table, false, &bound, NULL, error);
+    if (!code)
+        code = scheme_find("int8lin", &request.scheme, error);
+    request.checkpoint = opened;
+    if (!code)
+        code = quantize_bundle(&request, NULL, error);
+    arena_close(&memory);
+    checkpoint_close(&opened);
+    return code ? code : bundle_open(&hybrid, path, error);
 }
 
 // What later stages read is made by the stages themselves, into this directory.
@@ -367,6 +420,8 @@ static int make_inputs(struct error *error)
         code = make_bundle(error);
     if (!code)
         code = bundle_open(&bundle, bundle_path, error);
+    if (!code)
+        code = make_hybrid(in(folder, "hybrid"), error);
     if (!code)
         code = audit_bundle(&arena, bundle, bundle, &model, NULL, 0, &audit, error);
     if (!code)
@@ -399,6 +454,7 @@ void stages_close(void)
     compare_close(&comparison);
     suite_close(&suite);
     policy_close(&policy);
+    bundle_close(&hybrid);
     bundle_close(&bundle);
     tokenizer_close(&tokenizer);
     checkpoint_close(&checkpoint);

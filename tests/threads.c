@@ -257,27 +257,8 @@ static void test_engine(const char *name, const struct model *model, const struc
     result(ok, name, error.text);
 }
 
-// Both kinds of layers of Qwen3.5, and experts.
-static void test_qwen35(void)
-{
-    struct arena arena = {0};
-    struct error error = {0};
-    struct checkpoint *checkpoint = NULL;
-    struct config config;
-    struct model model;
-    int code = checkpoint_open(&checkpoint, ASSAY_FIXTURES "/models/qwen35moe-mini", &error);
-    if (!code)
-        code = config_open(&arena, checkpoint->config_path, &config, &error);
-    if (!code)
-        code = model_bind(&arena, &config, &checkpoint->table, false, &model, NULL, &error);
-    result(!code, "a model of Qwen3.5 with experts", error.text);
-    if (!code)
-        test_engine("its reference gives one thread's bits with 2, 3 and 7", &model, NULL);
-    checkpoint_close(&checkpoint);
-    arena_close(&arena);
-}
-
-static void test_engines(void)
+// The reference on a model, and the runtime on a bundle of it.
+static void test_engines(const char *name, const char *scheme_name)
 {
     struct arena arena = {0};
     struct error error = {0};
@@ -287,7 +268,9 @@ static void test_engines(void)
     struct model model;
     char *scratch = NULL, *path = NULL;
     const struct scheme *scheme;
-    int code = checkpoint_open(&checkpoint, ASSAY_FIXTURES "/models/lfm2-mini", &error);
+    const char *directory = file_join(&arena, ASSAY_FIXTURES "/models", name);
+    const char *title = arena_print(&arena, "%s, and a bundle of it: %s", name, scheme_name);
+    int code = directory && title ? checkpoint_open(&checkpoint, directory, &error) : ERROR_RUNTIME;
     if (!code)
         code = config_open(&arena, checkpoint->config_path, &config, &error);
     if (!code)
@@ -297,7 +280,7 @@ static void test_engines(void)
     if (!code && !(path = file_join(&arena, scratch, "bundle")))
         code = ERROR_RUNTIME;
     if (!code)
-        code = scheme_find("int8hu_block32_sym", &scheme, &error);
+        code = scheme_find(scheme_name, &scheme, &error);
     if (!code) {
         const struct quantize_request request = {
             .checkpoint = checkpoint, .model = &model, .scheme = scheme, .out = path, .quiet = true};
@@ -305,7 +288,7 @@ static void test_engines(void)
     }
     if (!code)
         code = bundle_open(&bundle, path, &error);
-    result(!code, "a model and a bundle of it", error.text);
+    result(!code, title ? title : name, error.text);
     if (!code) {
         test_engine("the reference gives one thread's bits with 2, 3 and 7", &model, NULL);
         test_engine("the runtime gives one thread's bits with 2, 3 and 7", &bundle->model, &bundle->plan);
@@ -411,8 +394,10 @@ int main(void)
     test_short_runs();
     test_open_and_close();
     test_two_pools_at_once();
-    test_engines();
-    test_qwen35();
+    test_engines("lfm2-mini", "int8hu_block32_sym");
+    test_engines("lfm2moe-mini", "sym8");
+    test_engines("qwen35-mini", "int8hu_perchan_sym");
+    test_engines("qwen35moe-mini", "int4aff");
     printf("1..%d\n", n_results);
     return n_failures ? EXIT_FAILURE : EXIT_SUCCESS;
 }

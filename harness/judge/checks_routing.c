@@ -37,6 +37,8 @@ static void judge_layers(struct judging *j)
     uint32_t first_misrouted = 0;
     for (size_t i = 0; i < comparison->n_layers; i++) {
         const struct compared_layer *layer = &comparison->layers[i];
+        if (!layer->rows) // said by the count of rows
+            continue;
         look(&depth, layer->largest_depth, layer->layer);
         look(&sigma, layer->sigma, layer->layer);
         first_misrouted = layer->misrouted && !misrouted ? layer->layer : first_misrouted;

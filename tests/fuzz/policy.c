@@ -1,5 +1,5 @@
-// Any text at all is either refused with a sentence or becomes a policy with every limit of the family, each with a
-// reason.
+// Any text at all is either refused with a sentence or becomes a policy with every limit, each with a reason: of a
+// dense family, and of one with experts, which has limits of its own.
 #include <assert.h>
 #include <math.h>
 #include <string.h>
@@ -9,15 +9,14 @@
 
 static bool may_be_absent(int limit, bool experts)
 {
-    const bool of_routers = limit >= LIMIT_ROUTING_SD && limit <= LIMIT_CAP_ROUTER;
-    return limit == LIMIT_INTRODUCED_PER_2048 || (of_routers && !experts);
+    return limit == LIMIT_INTRODUCED_PER_2048 || (!experts && limit >= LIMIT_ROUTING_SD && limit <= LIMIT_CAP_ROUTER);
 }
 
 static void check(const struct policy *policy, bool experts)
 {
     assert(strlen(policy->name));
     for (int i = 0; i < LIMIT_COUNT; i++) {
-        assert(isfinite(policy->limit[i]));
+        assert(isfinite(policy->limit[i]) && policy->limit[i] >= -1e3);
         assert(policy->reason[i] ? strlen(policy->reason[i]) > 0 : may_be_absent(i, experts));
     }
     assert(policy->limit[LIMIT_REFERENCE_ERROR] <= policy->limit[LIMIT_FLOOR]);
@@ -36,17 +35,15 @@ static void check(const struct policy *policy, bool experts)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const char *const families[] = {"lfm2", "lfm2_moe", "qwen3_5", "qwen3_5_moe"};
     const char *path = input_path(data, size);
-    for (int i = 0; i < 4; i++) {
+    for (int experts = 0; experts < 2; experts++) {
         struct policy *policy;
         struct error error = {0};
-        const int status = policy_open(&policy, path, families[i], "2026-01-01", &error);
-        if (status) {
+        const int status = policy_open(&policy, path, experts ? "lfm2_moe" : "lfm2", "2026-01-01", &error);
+        if (status)
             assert(!policy && status == error.code && strlen(error.text));
-            continue;
-        }
-        check(policy, i % 2 == 1);
+        else
+            check(policy, experts);
         policy_close(&policy);
     }
     return 0;

@@ -22,6 +22,7 @@ static void check_case(const struct suite_case *one)
         assert(one->positions[i] < one->n && (!i || one->positions[i - 1] < one->positions[i]));
     assert((one->seeded > 0) == one->checks[CHECK_SEEDED] && one->seeded < one->n);
     assert((one->rollout > 0) == one->checks[CHECK_ROLLOUT] && !one->checks[CHECK_WEIGHTS]);
+    assert(one->state_every <= one->n + one->rollout && (!one->state_every || one->checks[CHECK_STATE]));
     if (!one->answer)
         return;
     assert(one->answer->n && one->answer->n <= one->rollout && one->answer->source);

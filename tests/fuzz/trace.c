@@ -42,20 +42,44 @@ static void touch_rows(const struct trace *trace)
     }
 }
 
+static void touch_tensors(const struct state *state)
+{
+    for (size_t i = 0; i < state->n; i++) {
+        const struct state_tensor *tensor = &state->tensors[i];
+        assert((tensor->kind != STATE_K && tensor->kind != STATE_V) || tensor->shape[1] == state->position);
+        touch(tensor->data, tensor->elements * sizeof *tensor->data);
+    }
+}
+
 static void touch_state(const struct trace *trace)
 {
     struct arena arena = {0};
     struct state state;
     struct error error = {0};
-    if (trace_state(trace, &arena, &state, &error)) {
+    if (trace_state(trace, &arena, &state, &error))
         assert(strlen(error.text));
-    } else {
-        for (size_t i = 0; i < state.n; i++) {
-            const struct state_tensor *tensor = &state.tensors[i];
-            const bool grows = tensor->kind == STATE_K || tensor->kind == STATE_V;
-            assert(!grows || tensor->shape[1] == state.position);
-            touch(tensor->data, tensor->elements * sizeof *tensor->data);
-        }
+    else
+        touch_tensors(&state);
+    arena_close(&arena);
+}
+
+// Every position that has a snapshot is one from which the run can go on, once the end state is there.
+static void touch_snapshots(const struct trace *trace)
+{
+    struct arena arena = {0};
+    struct state *snapshots, state;
+    size_t n;
+    struct error error = {0};
+    const bool refused = trace_snapshots(trace, &arena, &snapshots, &n, &error);
+    assert(!refused || strlen(error.text));
+    for (size_t i = 0; !refused && i < n; i++) {
+        assert(snapshots[i].position > (i ? snapshots[i - 1].position : trace->contract.position));
+        assert(snapshots[i].n == snapshots[0].n);
+        touch_tensors(&snapshots[i]);
+        if (trace_state_at(trace, snapshots[i].position, &arena, &state, &error))
+            assert(strlen(error.text));
+        else
+            touch_tensors(&state);
     }
     arena_close(&arena);
 }
@@ -71,6 +95,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     touch_rows(trace);
     touch_state(trace);
+    touch_snapshots(trace);
     const int comparable = trace_comparable(trace, trace, true, &error);
     assert(!comparable);
     trace_close(&trace);

@@ -36,7 +36,7 @@ const char *quant_rule_text(struct quant_rule rule, char text[48]); // "int8 blo
 
 struct scheme {
     const char *name;
-    const char *alias;         // what another tool calls it (zoo.md 2.5, 2.6: the kernel's format, not the mode), or NULL
+    const char *alias;         // another tool's name of it (zoo.md 2.5: the kernel's format, not the mode), or NULL
     struct quant_rule body;    // linear layers but the head, the router and LFM2's attention
     struct quant_rule head;    // format NONE: the head stays as it is (tied, or F16); else an untied, quantized copy
     struct quant_rule experts; // the routed ones

@@ -96,8 +96,8 @@ float weight_at(const struct weight *weight, uint32_t row, uint32_t col)
     return 0;
 }
 
-// Codes of one block after the other, with the block's scale and bias fetched once. A4: scale x code is exact, so that a
-// product and a sum round as the fma does.
+// Codes of one block after the other, with the block's scale and bias fetched once. A4: scale x code is exact, so
+// that a product and a sum round as the fma does.
 static void scaled_part(const struct weight *weight, uint32_t row, uint32_t first, uint32_t n, float *out)
 {
     const unsigned char *bytes = (const unsigned char *)weight->data + row * weight_row_bytes(weight);

@@ -10,6 +10,9 @@
 // A range of rows with fewer multiplications (some 20 microseconds) is not worth handing to another thread.
 enum { MULTIPLICATIONS_PER_RANGE = 1 << 18 };
 
+// Experts' codes have no kernels of their own: a row of at most so many inputs is widened and left to F32's.
+enum { WIDENED_MAX = 8192 };
+
 size_t linear_split_size(uint32_t n)
 {
     return ((size_t)n + LINEAR_LANES - 1) / LINEAR_LANES * LINEAR_LANES;
@@ -76,7 +79,7 @@ const struct linear_kernel linear_kernels[] = {
     {"scalar", WEIGHT_BF16, ISA_SCALAR, rows_scalar},
     {"scalar", WEIGHT_Q8, ISA_SCALAR, rows_scalar},
     {"scalar", WEIGHT_Q4, ISA_SCALAR, rows_scalar},
-    {"scalar", WEIGHT_A4, ISA_SCALAR, rows_scalar}, // experts of a bundle, under `dequant`: seldom, and no faster twin
+    {"scalar", WEIGHT_A4, ISA_SCALAR, rows_scalar}, // experts of a bundle, under `dequant`; see run_widened
     {"scalar", WEIGHT_K8, ISA_SCALAR, rows_scalar},
     {"scalar", WEIGHT_K4, ISA_SCALAR, rows_scalar},
 #if defined(__x86_64__)
@@ -136,14 +139,46 @@ static void run_rows(void *context, size_t first, size_t end)
             job->y[row] += job->bias[row];
 }
 
+static bool is_widened(const struct weight *weight)
+{
+    const enum weight_format format = weight->format;
+    return (format == WEIGHT_A4 || format == WEIGHT_K8 || format == WEIGHT_K4) && weight->cols <= WIDENED_MAX;
+}
+
+// A row is widened once for all tokens; job->rows is F32's kernel.
+static void run_widened(void *context, size_t first, size_t end)
+{
+    const struct job *job = context;
+    const struct linear_batch *batch = job->batch;
+    float w[WIDENED_MAX];
+    const struct weight row = {.format = WEIGHT_F32, .rows = 1, .cols = job->weight->cols, .data = w};
+    for (size_t r = first; r < end; r++) {
+        weight_row(job->weight, (uint32_t)r, w);
+        for (uint32_t t = 0; t < (batch ? batch->tokens : 1); t++) {
+            float *y = job->y + (size_t)t * job->weight->rows + r;
+            struct linear_input input = {.split = NULL};
+            if (batch)
+                linear_input_set(&input, batch->x + (size_t)t * batch->n, batch->n);
+            job->rows(&row, batch ? &input : job->input, 0, 1, y);
+            if (job->bias)
+                *y += job->bias[r];
+        }
+    }
+}
+
+static linear_fn kernel_of(const struct linear *linear, const struct weight *weight)
+{
+    return linear->rows[is_widened(weight) ? WEIGHT_F32 : weight->format];
+}
+
 void linear_run(const struct linear *linear, const struct weight *weight, const float *bias,
                 const struct linear_input *input, float *y)
 {
     assert(weight->format != WEIGHT_NONE && input->n == weight->cols);
-    struct job job = {.rows = linear->rows[weight->format], .weight = weight, .bias = bias, .input = input, .y = y};
+    struct job job = {.rows = kernel_of(linear, weight), .weight = weight, .bias = bias, .input = input, .y = y};
     const size_t grain = 1 + MULTIPLICATIONS_PER_RANGE / ((size_t)weight->cols + 1);
     profile_begin(linear->profile);
-    pool_run(linear->pool, weight->rows, grain, run_rows, &job);
+    pool_run(linear->pool, weight->rows, grain, is_widened(weight) ? run_widened : run_rows, &job);
     profile_end(linear->profile, weight);
 }
 
@@ -156,7 +191,7 @@ static void run_tiles(void *context, size_t first, size_t end)
             job->y[(size_t)t * job->weight->rows + row] += job->bias[row];
 }
 
-// Token by token, for formats that the tiles do not know. Their kernels need no split input.
+// Token by token: experts' codes in rows too long to widen. Their kernels need no split input.
 static void run_tokens(void *context, size_t first, size_t end)
 {
     const struct job *job = context;
@@ -180,11 +215,14 @@ void linear_run_batch(const struct linear *linear, const struct weight *weight, 
                       const struct linear_batch *batch, float *y)
 {
     assert(weight->format != WEIGHT_NONE && batch->n == weight->cols);
-    struct job job = {.rows = linear->rows[weight->format], .tile = linear->tile, .weight = weight, .bias = bias,
+    struct job job = {.rows = kernel_of(linear, weight), .tile = linear->tile, .weight = weight, .bias = bias,
                       .batch = batch, .y = y};
     const size_t blocks = MULTIPLICATIONS_PER_RANGE / ((size_t)weight->cols * batch->tokens * LINEAR_BLOCK_ROWS);
     profile_begin(linear->profile);
     pool_run(linear->pool, weight->rows, (1 + blocks) * LINEAR_BLOCK_ROWS,
-             has_tiles(weight->format) ? run_tiles : run_tokens, &job);
+             is_widened(weight)          ? run_widened
+             : has_tiles(weight->format) ? run_tiles
+                                         : run_tokens,
+             &job);
     profile_end(linear->profile, weight);
 }

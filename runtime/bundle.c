@@ -36,6 +36,7 @@ static int open_metadata(struct bundle *bundle, struct metadata *metadata, struc
     json_close(&document);
     bundle->name = metadata->name;
     bundle->scheme = metadata->scheme;
+    bundle->scheme_name = metadata->scheme_name;
     bundle->n_keep = metadata->n_keep;
     bundle->keep = metadata->keep;
     bundle->own = metadata->own;
@@ -171,7 +172,7 @@ static void check_form(void *context, const struct weight *weight)
                   "%s: %s is stored as %s, scheme %s of metadata.json stores it as %s%s%s%s; the bundle is not "
                   "what its metadata says",
                   bundle->path, is_head ? "lm_head.weight" : weight->name,
-                  form_text(weight->format, weight->block, weight->cols, found), bundle->scheme->name,
+                  form_text(weight->format, weight->block, weight->cols, found), bundle->scheme_name,
                   form_text(expected, block, weight->cols, wanted), *decision.why ? " (" : "", decision.why,
                   *decision.why ? ")" : "");
 }

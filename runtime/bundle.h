@@ -24,7 +24,8 @@ struct bundle {
     struct arena arena;
     char *path;
     const char *name;            // of the metadata
-    const struct scheme *scheme; // declared
+    const struct scheme *scheme; // declared,
+    const char *scheme_name;     // under this name (metadata.h)
     size_t n_keep;
     const char *const *keep;  // declared --keep patterns, in order
     struct plan plan;         // precision.json

@@ -83,14 +83,13 @@ void codebook_fit(struct codebook *book, uint32_t n_entries, const float *values
     set_borders(book, centres);
 }
 
+// Without a branch that values would decide: on weights it could not be foretold.
 uint32_t codebook_index(const struct codebook *book, float value)
 {
-    uint32_t low = 0, n = book->n - 1;
-    while (n) {
-        const uint32_t half = n / 2;
-        const bool above = book->borders[low + half] < (double)value;
-        low = above ? low + half + 1 : low;
-        n = above ? n - half - 1 : half;
+    uint32_t low = 0, n = book->n - 1; // the answer is among low ... low + n
+    for (; n > 1; n -= n / 2) {
+        const bool above = book->borders[low + n / 2 - 1] < (double)value;
+        low += above * (n / 2);
     }
-    return low;
+    return low + (book->borders[low] < (double)value);
 }

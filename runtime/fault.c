@@ -19,6 +19,7 @@ enum need { // bits: what a model must have
     NEEDS_EXPERT_BIAS = 1024,
     NEEDS_NORMALISED = 2048, // weights divided by their sum
     NEEDS_SHARED = 4096,     // a shared expert
+    NEEDS_SCORE = 8192,      // a rule for scores that the weights or the selection depend on
 };
 
 static const struct {
@@ -71,7 +72,7 @@ static const struct {
     [FAULT_EXPERT_BIAS_WEIGHS] = {"expert_bias_weighs",
         "the expert bias is added to the weights, too", NEEDS_EXPERT_BIAS},
     [FAULT_ROUTER_SCORE] = {"router_score",
-        "the router takes softmax where it is sigmoid, and the other way round", NEEDS_EXPERTS},
+        "the router takes softmax where it is sigmoid, and the other way round", NEEDS_EXPERTS | NEEDS_SCORE},
     [FAULT_ROUTER_NOT_NORMALISED] = {"router_not_normalised",
         "the experts' weights are not divided by their sum", NEEDS_NORMALISED},
     [FAULT_EXPERT_DOWN] = {"expert_down", "each expert's down projection is that of the next expert", NEEDS_EXPERTS},
@@ -118,6 +119,8 @@ bool fault_applies(enum fault fault, const struct config *config)
     const bool conv = has_mixer(config, MIXER_CONV), delta = has_mixer(config, MIXER_DELTA);
     const bool columns = (conv || delta) && config->conv_taps > 1;
     const bool sparse = config_is_sparse(config, config->layers - 1);
+    // One weight over itself is 1, and both scores rank alike; LFM2 adds 1e-6 to the sum and a bias to the ranks.
+    const bool scored = config->experts_per_token > 1 || !config->expert_normalise || config_is_lfm2(config);
     const struct {
         unsigned need;
         bool met;
@@ -135,6 +138,7 @@ bool fault_applies(enum fault fault, const struct config *config)
         {NEEDS_EXPERT_BIAS, sparse && config->expert_bias},
         {NEEDS_NORMALISED, sparse && config->expert_normalise},
         {NEEDS_SHARED, sparse && config->shared_width},
+        {NEEDS_SCORE, sparse && scored},
     };
     unsigned met = 0;
     for (size_t i = 0; i < sizeof found / sizeof *found; i++)

@@ -125,10 +125,9 @@ static int read_compression(struct arena *arena, struct json compression, struct
         TRY(read_keep(arena, json_get(compression, "keep"), metadata, error));
         TRY(read_plan(json_get(compression, "plan"), metadata, error));
     }
-    const char *name;
     struct error why;
-    TRY(json_need_string(named, &name, error));
-    if (scheme_find(name, &metadata->scheme, &why))
+    TRY(read_text(arena, named, &metadata->scheme_name, error));
+    if (scheme_find(metadata->scheme_name, &metadata->scheme, &why))
         return error_set(error, ERROR_INPUT, "%s: %.600s", json_where(named), why.text);
     return 0;
 }
@@ -141,6 +140,13 @@ static int read_language(struct arena *arena, struct json language, struct metad
     return json_need_u32(json_get(language, "max_context_length"), 1, UINT32_MAX, &metadata->max_context, error);
 }
 
+// Length of `name` if `mode` begins with it, alone or with a tag behind; else 0.
+static size_t begins_with(const char *mode, const char *name)
+{
+    const size_t n = name ? strlen(name) : 0;
+    return n && !strncmp(mode, name, n) && (!mode[n] || mode[n] == '_') ? n : 0;
+}
+
 // The scheme that a bundle's name ends in, a tag behind it allowed; NULL when the name says none of ours.
 static const struct scheme *scheme_in_name(const char *name)
 {
@@ -148,11 +154,14 @@ static const struct scheme *scheme_in_name(const char *name)
     while ((next = strstr(next, "_decode_")))
         mode = next += strlen("_decode_");
     const struct scheme *longest = NULL;
+    size_t most = 0;
     for (const struct scheme *scheme = schemes; mode && scheme->name; scheme++) {
-        const size_t n = strlen(scheme->name);
-        const bool begins = !strncmp(mode, scheme->name, n) && (!mode[n] || mode[n] == '_');
-        if (begins && (!longest || n > strlen(longest->name)))
+        const size_t by_name = begins_with(mode, scheme->name), by_alias = begins_with(mode, scheme->alias);
+        const size_t n = by_name > by_alias ? by_name : by_alias;
+        if (n > most) {
+            most = n;
             longest = scheme;
+        }
     }
     return longest;
 }
@@ -174,7 +183,7 @@ int metadata_read(struct arena *arena, struct json root, struct metadata *metada
             error, ERROR_CONTRACT,
             "%s: name \"%.200s\" says scheme %s, compression.scheme says %s; one of them is wrong, and a "
             "bundle whose name lies is not judged",
-            json_where(root), metadata->name, named->name, metadata->scheme->name);
+            json_where(root), metadata->name, named->name, metadata->scheme_name);
     return 0;
 }
 
@@ -188,7 +197,7 @@ char *metadata_name(struct arena *arena, const char *model, const struct scheme 
 
 static void write_compression(struct output *output, const char *const *keep, const struct metadata *metadata)
 {
-    output_print(output, "  \"compression\": {\n    \"scheme\": \"%s\",\n    \"keep\": [", metadata->scheme->name);
+    output_print(output, "  \"compression\": {\n    \"scheme\": \"%s\",\n    \"keep\": [", metadata->scheme_name);
     for (size_t i = 0; i < metadata->n_keep; i++)
         output_print(output, "%s%s", i ? ", " : "", keep[i]);
     output_print(output, "],\n    \"plan\": {");

@@ -24,6 +24,7 @@ struct metadata {
     const char *model_type; // source.model_definition, likewise
     uint32_t vocabulary, max_context;
     const struct scheme *scheme; // compression.scheme
+    const char *scheme_name;     // as it is spelt there: the scheme's name or alias
     size_t n_keep;
     const char *const *keep;               // compression.keep, each checked by quant_keep_check
     bool declared[PLAN_ROWS];              // compression.plan names the row,

@@ -32,17 +32,17 @@ static const struct {
     }
 
 const struct scheme schemes[] = {
-    {"fp16", ALONE, ALONE, ALONE, false},
-    {"int8lin", CLIP, ALONE, CLIP, false},
-    {"int8hu_block32_sym", CLIP, {QUANT_INT8_SYM, false}, CLIP, false},
-    {"int8hu_block32", CLIP, CLIP, CLIP, false},
-    {"int8hu_perchan_sym", CLIP, {QUANT_INT8_SYM, true}, CLIP, false},
-    {"int4lin", {QUANT_INT4_CLIP, false}, ALONE, {QUANT_INT4_CLIP, false}, false},
-    {"sym8", CLIP, ALONE, {QUANT_INT8_SEARCH, false}, true},
-    {"int8km", CLIP, ALONE, {QUANT_INT8_BOOK, false}, true},
-    {"int4km", CLIP, ALONE, {QUANT_INT4_BOOK, false}, true},
-    {"int4aff", CLIP, ALONE, {QUANT_INT4_AFFINE, false}, true},
-    {NULL, ALONE, ALONE, ALONE, false},
+    {"fp16", NULL, ALONE, ALONE, ALONE, false},
+    {"int8lin", NULL, CLIP, ALONE, CLIP, false},
+    {"int8hu_block32_sym", NULL, CLIP, {QUANT_INT8_SYM, false}, CLIP, false},
+    {"int8hu_block32", NULL, CLIP, CLIP, CLIP, false},
+    {"int8hu_perchan_sym", NULL, CLIP, {QUANT_INT8_SYM, true}, CLIP, false},
+    {"int4lin", NULL, {QUANT_INT4_CLIP, false}, ALONE, {QUANT_INT4_CLIP, false}, false},
+    {"sym8", NULL, CLIP, ALONE, {QUANT_INT8_SEARCH, false}, true},
+    {"int8km", "km8", CLIP, ALONE, {QUANT_INT8_BOOK, false}, true},
+    {"int4km", "km4", CLIP, ALONE, {QUANT_INT4_BOOK, false}, true},
+    {"int4aff", "aff4", CLIP, ALONE, {QUANT_INT4_AFFINE, false}, true},
+    {NULL, NULL, ALONE, ALONE, ALONE, false},
 };
 
 enum weight_format quant_weight_format(enum quant_format format)
@@ -106,7 +106,7 @@ int scheme_find(const char *name, const struct scheme **scheme, struct error *er
 {
     char known[NAMES_TEXT];
     for (const struct scheme *candidate = schemes; candidate->name; candidate++)
-        if (!strcmp(candidate->name, name)) {
+        if (!strcmp(candidate->name, name) || (candidate->alias && !strcmp(candidate->alias, name))) {
             *scheme = candidate;
             return 0;
         }

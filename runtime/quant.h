@@ -36,13 +36,14 @@ const char *quant_rule_text(struct quant_rule rule, char text[48]); // "int8 blo
 
 struct scheme {
     const char *name;
+    const char *alias;         // another tool's name of it (zoo.md 2.5: the kernel's format, not the mode), or NULL
     struct quant_rule body;    // linear layers but the head, the router and LFM2's attention
     struct quant_rule head;    // format NONE: the head stays as it is (tied, or F16); else an untied, quantized copy
     struct quant_rule experts; // the routed ones
     bool names_experts;        // the name is that of an expert format: only for families with experts
 };
 extern const struct scheme schemes[]; // ends with name NULL
-// ERROR_USAGE lists the names.
+// By name or alias. ERROR_USAGE lists the names.
 int scheme_find(const char *name, const struct scheme **scheme, struct error *error);
 bool scheme_fits(const struct scheme *scheme, enum family family);
 // ERROR_USAGE, with the schemes that fit, when this one does not.

@@ -136,6 +136,7 @@ static void describe(struct work *work, struct metadata *metadata)
         .vocabulary = config->vocabulary,
         .max_context = config->max_positions,
         .scheme = request->scheme,
+        .scheme_name = request->scheme->name,
         .n_keep = request->n_keep,
         .keep = request->keep,
         .own = true,

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "harness/base/floating.h"
+#include "runtime/kernels.h"
 #include "tests/qwen35_models.h"
 
 TestSuite(fault_qwen35, .fini = release_models);
@@ -286,6 +287,43 @@ Test(fault_qwen35, of_experts_needs_a_model_that_has_them)
     cr_expect_not(fault_applies(FAULT_EXPERT_ROW_SHARED, &config));
     config.dense_layers = 2;
     cr_expect_not(fault_applies(FAULT_EXPERT_BIAS_WEIGHS, &config));
+}
+
+// With one expert the next one's matrix is its own. With one slot a softmax over itself is 1, as a sigmoid is; LFM2
+// adds 1e-6 to the sum, so that its weight tells them apart.
+Test(fault_qwen35, of_experts_that_could_change_nothing_is_refused)
+{
+    enum mixer mixers[1] = {MIXER_ATTENTION};
+    struct config config = {.family = FAMILY_QWEN35_MOE, .layers = 1, .mixers = mixers, .experts = 8,
+                            .experts_per_token = 1, .expert_normalise = true};
+    cr_expect_not(fault_applies(FAULT_ROUTER_SCORE, &config));
+    cr_expect(fault_applies(FAULT_EXPERT_DOWN, &config));
+    cr_expect(fault_applies(FAULT_ROUTER_NOT_NORMALISED, &config));
+    config.experts_per_token = 2;
+    cr_expect(fault_applies(FAULT_ROUTER_SCORE, &config));
+    config.experts_per_token = 1;
+    config.family = FAMILY_LFM2_MOE;
+    cr_expect(fault_applies(FAULT_ROUTER_SCORE, &config));
+    config.experts = 1;
+    cr_expect_not(fault_applies(FAULT_EXPERT_DOWN, &config));
+    cr_expect_not(fault_applies(FAULT_ROUTER_SCORE, &config));
+}
+
+Test(fault_qwen35, of_the_score_with_one_slot_is_seen_in_lfm2_only)
+{
+    const float logits[5] = {-3.5f, 2.25f, 2.25f, 0.125f, -40.0f};
+    const float epsilons[2] = {0, 1e-6f}; // Qwen3.5, LFM2
+    for (int i = 0; i < 2; i++) {
+        struct router router = {.experts = 5, .slots = 1, .normalised = true, .epsilon = epsilons[i], .scaling = 1};
+        float scores[5], softmax, sigmoid;
+        uint32_t by_softmax, by_sigmoid;
+        router.score = ROUTER_SOFTMAX;
+        kernels_route(&router, logits, NULL, scores, &by_softmax, &softmax);
+        router.score = ROUTER_SIGMOID;
+        kernels_route(&router, logits, NULL, scores, &by_sigmoid, &sigmoid);
+        cr_expect(by_softmax == 1 && by_sigmoid == 1);
+        cr_expect_eq(softmax == sigmoid, i == 0);
+    }
 }
 
 // A fault is a wrong rule, not noise: the second run is the first, and threads do not change it.

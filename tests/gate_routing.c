@@ -30,10 +30,10 @@ Test(gate_routing, control_a_changed_expert_set_within_noise_passes)
 Test(gate_routing, a_wrong_router_fails_the_distance)
 {
     static const struct { size_t at; double value; } faults[] = {
-        {offsetof(struct compared_layer, largest_depth), 4.5}, {offsetof(struct compared_layer, largest_depth), NAN},
+        {offsetof(struct compared_layer, largest_depth), 6.5}, {offsetof(struct compared_layer, largest_depth), NAN},
         {offsetof(struct compared_layer, common_sigma), 0.0201}, {offsetof(struct compared_layer, common_sigma), NAN},
         {offsetof(struct compared_layer, common_weight_error), 0.0021},
-        {offsetof(struct compared_layer, common_weight_error), NAN}, {offsetof(struct compared_layer, sigma), 0.051}};
+        {offsetof(struct compared_layer, common_weight_error), NAN}, {offsetof(struct compared_layer, sigma), 0.036}};
     for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) {
         add_experts();
         memcpy((char *)&sparse + faults[i].at, &faults[i].value, sizeof faults[i].value);

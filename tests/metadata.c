@@ -86,6 +86,41 @@ Test(metadata, a_tag_behind_the_scheme_is_allowed_and_the_longest_scheme_is_mean
             ERROR_CONTRACT, &error, "says scheme int8hu_block32_sym");
 }
 
+// One runtime names its bundles after the mode, int8km, and declares the kernel's format, km8 (zoo.md 2.5).
+Test(metadata, an_alias_means_its_scheme_and_keeps_its_spelling)
+{
+    static const struct {
+        const char *name, *declared, *scheme;
+    } cases[] = {
+        {"x", "km8", "int8km"},
+        {"m_decode_int8km_gather", "km8", "int8km"},
+        {"m_decode_km8_gather", "km8", "int8km"},
+        {"m_decode_km8", "int8km", "int8km"},
+        {"m_decode_int4km_gather", "km4", "int4km"},
+        {"m_decode_int4aff", "aff4", "int4aff"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct metadata metadata;
+        struct error error = {0};
+        must(read_text(arena_print(&arena, "{" HEAD ", \"name\": \"%s\", " LANGUAGE ", " SOURCE
+                                   ", \"compression\": {\"scheme\": \"%s\"}}", cases[i].name, cases[i].declared),
+                       &metadata, &error),
+             &error);
+        cr_assert_eq(metadata.scheme, scheme_named(cases[i].scheme));
+        cr_assert_str_eq(metadata.scheme_name, cases[i].declared);
+        json_close(&document);
+    }
+    struct metadata metadata;
+    struct error error = {0};
+    refused(read_text("{" HEAD ", \"name\": \"m_decode_km4_gather\", " LANGUAGE ", " SOURCE
+                      ", \"compression\": \"km8\"}", &metadata, &error),
+            ERROR_CONTRACT, &error, "says scheme int4km, compression.scheme says km8");
+    json_close(&document);
+    refused(read_text("{" HEAD ", \"name\": \"x\", " LANGUAGE ", " SOURCE ", \"compression\": \"km\"}", &metadata,
+                      &error),
+            ERROR_INPUT, &error, "int8km");
+}
+
 Test(metadata, each_refusal_names_its_key)
 {
     static const struct {
@@ -149,6 +184,7 @@ Test(metadata, what_is_written_is_read_back)
                                      .vocabulary = 7,
                                      .max_context = 9,
                                      .scheme = scheme_named("int4lin"),
+                                     .scheme_name = "int4lin",
                                      .n_keep = 1,
                                      .keep = keep,
                                      .own = true,

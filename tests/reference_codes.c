@@ -1,4 +1,4 @@
-// Experts' codes in the reference (WEIGHT_A4, K8, K4): a batch gives the bits of one token at a time.
+// Experts' codes in the reference (WEIGHT_A4, K8, K4): the bits of the definition, one token at a time and in batches.
 #include <criterion/criterion.h>
 #include <math.h>
 #include <stdlib.h>
@@ -76,4 +76,59 @@ Test(codes, a_batch_gives_the_bits_of_one_token_at_a_time)
             free(batch.packed);
         }
     pool_close(&pool);
+}
+
+// Rows are widened for F32's kernels, unless they are too long for that.
+Test(codes, rows_of_every_length_have_the_bits_of_the_definition)
+{
+    enum { WIDEST = 8224, TALL = 33, FEW = 3 };
+    const uint32_t widths[] = {32, 70, 96, 8192, WIDEST};
+    const enum weight_format formats[] = {WEIGHT_A4, WEIGHT_K8, WEIGHT_K4};
+    static uint8_t codes[TALL * WIDEST];
+    static uint16_t scale[TALL * WIDEST / 32], bias[TALL * WIDEST / 32], lut[2 * 256];
+    static float x[FEW * WIDEST];
+    for (size_t i = 0; i < sizeof codes; i++)
+        codes[i] = (uint8_t)next();
+    for (size_t i = 0; i < sizeof scale / sizeof *scale; i++) {
+        scale[i] = half_from_float(0.1f * unit());
+        bias[i] = half_from_float(unit());
+    }
+    for (size_t i = 0; i < sizeof lut / sizeof *lut; i++)
+        lut[i] = half_from_float(unit());
+    for (size_t i = 0; i < FEW * WIDEST; i++)
+        x[i] = unit();
+    for (size_t c = 0; c < 15; c++) {
+        const uint32_t cols = widths[c / 3];
+        struct weight weight = {.name = "w", .format = formats[c % 3], .rows = TALL, .cols = cols, .data = codes,
+                                .lut = c % 3 ? lut : NULL};
+        if (c % 3 == 0 && cols % 32)
+            continue; // blocks need whole ones
+        if (c % 3 == 0) {
+            weight.scale = scale;
+            weight.bias = bias;
+            weight.block = 32;
+        }
+        const struct linear_kernel *definition = linear_kernels;
+        while (definition->format != weight.format)
+            definition++;
+        float expected[FEW * TALL], y[FEW * TALL], batched[FEW * TALL];
+        for (int isa = 0; isa < ISA_COUNT; isa++) {
+            struct linear linear;
+            if (!isa_available((enum isa)isa))
+                continue;
+            linear_open(&linear, (enum isa)isa, NULL);
+            for (size_t t = 0; t < FEW; t++) {
+                struct linear_input input = {.split = NULL};
+                linear_input_set(&input, x + t * cols, cols);
+                definition->rows(&weight, &input, 0, TALL, expected + t * TALL);
+                linear_run(&linear, &weight, NULL, &input, y + t * TALL);
+            }
+            struct linear_batch batch = {.packed = aligned_alloc(64, linear_batch_size(cols, FEW) * sizeof *x)};
+            linear_batch_set(&batch, linear.tile, x, cols, FEW);
+            linear_run_batch(&linear, &weight, NULL, &batch, batched);
+            free(batch.packed);
+            cr_assert_arr_eq(y, expected, sizeof y, "%s, %u", weight_format_name(weight.format), cols);
+            cr_assert_arr_eq(batched, expected, sizeof y, "%s, %u, batch", weight_format_name(weight.format), cols);
+        }
+    }
 }

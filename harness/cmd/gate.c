@@ -276,7 +276,7 @@ static int judge(struct gate_run *run, struct error *error)
     report->command = run->options->line;
     report->model_path = run->subject->checkpoint->path;
     report->bundle_path = run->bundle ? run->bundle->path : "";
-    report->scheme = run->bundle ? run->bundle->scheme->name : "";
+    report->scheme = run->bundle ? run->bundle->scheme_name : "";
     report->notes = arena_alloc(&report->arena, run->validation->n + 2, sizeof *report->notes);
     if (!report->notes)
         return out_of_memory(error);

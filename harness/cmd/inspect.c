@@ -132,7 +132,7 @@ static int inspect_bundle(const struct options *options, struct arena *arena, st
         for (int row = 0; row < PLAN_ROWS; row++)
             plan = arena_print(arena, "%s%s%s %s", plan, row ? ", " : "", plan_row_name((enum plan_row)row),
                                precision_name(bundle->plan.rows[row]));
-        const char *facts[] = {"kind", "bundle", "name", bundle->name, "scheme", bundle->scheme->name,
+        const char *facts[] = {"kind", "bundle", "name", bundle->name, "scheme", bundle->scheme_name,
             "made by", bundle->own ? "assay" : "another tool", "architecture", describe(arena, &bundle->config),
             "precision", plan, "bundle_sha256", hash, "weights_sha256", bundle->weights_sha256,
             "config_sha256", bundle->config_sha256, "tokenizer_sha256", bundle->tokenizer_sha256};

@@ -96,6 +96,40 @@ float weight_at(const struct weight *weight, uint32_t row, uint32_t col)
     return 0;
 }
 
+// Codes of one block after the other, with the block's scale and bias fetched once. A4: scale x code is exact, so
+// that a product and a sum round as the fma does.
+static void scaled_part(const struct weight *weight, uint32_t row, uint32_t first, uint32_t n, float *out)
+{
+    const unsigned char *bytes = (const unsigned char *)weight->data + row * weight_row_bytes(weight);
+    const size_t scales = (size_t)row * (weight->cols / weight->block);
+    for (uint32_t col = first, end; col < first + n; col = end) {
+        const uint32_t block = col / weight->block, left = weight->block - col % weight->block;
+        const float scale = half_to_float(weight->scale[scales + block]);
+        end = left < first + n - col ? col + left : first + n;
+        if (weight->format == WEIGHT_Q8)
+            for (uint32_t k = col; k < end; k++)
+                *out++ = (float)((const int8_t *)bytes)[k] * scale;
+        else if (weight->format == WEIGHT_Q4)
+            for (uint32_t k = col; k < end; k++)
+                *out++ = (float)q4_code(bytes, k) * scale;
+        else
+            for (uint32_t k = col; k < end; k++)
+                *out++ = scale * (float)nibble(bytes, k) + half_to_float(weight->bias[scales + block]);
+    }
+}
+
+static void book_part(const struct weight *weight, uint32_t row, uint32_t first, uint32_t n, float *out)
+{
+    const unsigned char *bytes = (const unsigned char *)weight->data + row * weight_row_bytes(weight);
+    const size_t book = row / WEIGHT_BOOK_ROWS;
+    if (weight->format == WEIGHT_K8)
+        for (uint32_t i = 0; i < n; i++)
+            out[i] = half_to_float(weight->lut[book * 256 + bytes[first + i]]);
+    else
+        for (uint32_t i = 0; i < n; i++)
+            out[i] = half_to_float(weight->lut[book * 16 + nibble(bytes, first + i)]);
+}
+
 void weight_part(const struct weight *weight, uint32_t row, uint32_t first, uint32_t n, float *out)
 {
     const unsigned char *bytes = (const unsigned char *)weight->data + row * weight_row_bytes(weight);
@@ -112,9 +146,17 @@ void weight_part(const struct weight *weight, uint32_t row, uint32_t first, uint
         for (uint32_t i = 0; i < n; i++)
             out[i] = bfloat_to_float(halves[first + i]);
         break;
-    default:
-        for (uint32_t i = 0; i < n; i++)
-            out[i] = weight_at(weight, row, first + i);
+    case WEIGHT_Q8:
+    case WEIGHT_Q4:
+    case WEIGHT_A4:
+        scaled_part(weight, row, first, n, out);
+        break;
+    case WEIGHT_K8:
+    case WEIGHT_K4:
+        book_part(weight, row, first, n, out);
+        break;
+    case WEIGHT_NONE:
+        memset(out, 0, n * sizeof *out);
     }
 }
 

@@ -34,13 +34,10 @@ Test(options, values_flags_and_positional_arguments)
 {
     const char *const line[] = {"gate", "--suite", "a",   "m", "--suite=b=c", "--force", "--threads",
                                 "3",    "--",      "--x", "-"};
-    const char **all;
     cr_assert_eq(parse(11, line), 0, "%s", error.text);
     cr_assert_eq(options.n_positional, 3);
     cr_assert_str_eq(options.positional[1], "--x");
     cr_assert_str_eq(options_text(&options, "suite"), "b=c"); // the last one
-    cr_assert_eq(options_all(&options, "suite", &all), 2);
-    cr_assert_str_eq(all[0], "a");
     cr_assert(options_flag(&options, "force") && !options.quiet);
     cr_assert_eq(options.threads, 3);
 }

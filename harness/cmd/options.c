@@ -149,16 +149,6 @@ bool options_flag(const struct options *options, const char *name)
     return options_text(options, name) != NULL;
 }
 
-size_t options_all(struct options *options, const char *name, const char ***values)
-{
-    size_t n = 0;
-    *values = arena_alloc(&options->arena, options->n_given, sizeof **values);
-    for (size_t i = 0; *values && i < options->n_given; i++)
-        if (!strcmp(options->given[2 * i], name))
-            (*values)[n++] = options->given[2 * i + 1];
-    return n;
-}
-
 int options_number(const struct options *options, const char *name, long low, long high, long otherwise, long *out,
                    struct error *error)
 {

@@ -52,8 +52,6 @@ void options_close(struct options *options);
 
 const char *options_text(const struct options *options, const char *name); // last value given, or NULL
 bool options_flag(const struct options *options, const char *name);
-// Every value given for `name`, in order, in the options' arena. *values is NULL when memory is exhausted.
-size_t options_all(struct options *options, const char *name, const char ***values);
 // --NAME as a whole number in [low, high]; `otherwise` when not given.
 int options_number(const struct options *options, const char *name, long low, long high, long otherwise, long *out,
                    struct error *error);

@@ -25,7 +25,7 @@ static void visit_slots(const struct model *model, uint32_t layer, model_visit_f
         visit_there(layout_field(&model->layers[layer], &layout->slots[i]), visit, context);
 }
 
-void model_visit_layer(const struct model *model, uint32_t layer, model_visit_fn visit, void *context)
+static void visit_layer(const struct model *model, uint32_t layer, model_visit_fn visit, void *context)
 {
     const struct layer *weights = &model->layers[layer];
     visit_slots(model, layer, visit, context);
@@ -40,7 +40,7 @@ void model_visit(const struct model *model, model_visit_fn visit, void *context)
 {
     visit(context, &model->embedding);
     for (uint32_t i = 0; i < model->config.layers; i++)
-        model_visit_layer(model, i, visit, context);
+        visit_layer(model, i, visit, context);
     visit(context, &model->final_norm);
     if (model->head.data != model->embedding.data)
         visit(context, &model->head);

@@ -108,7 +108,4 @@ struct model_traffic model_step_traffic(const struct model *model);
 typedef void (*model_visit_fn)(void *context, const struct weight *weight);
 void model_visit(const struct model *model, model_visit_fn visit, void *context);
 
-// Every weight of one layer, likewise.
-void model_visit_layer(const struct model *model, uint32_t layer, model_visit_fn visit, void *context);
-
 #endif

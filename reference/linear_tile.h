@@ -16,7 +16,7 @@
 
 enum {
     LINEAR_PANEL = 1024,      // inputs of a panel
-    LINEAR_BLOCK_ROWS = 12,   // rows of a block: a multiple of every tile's rows
+    LINEAR_BLOCK_ROWS = 36,   // rows of a block: a multiple of every tile's rows
     LINEAR_BLOCK_TOKENS = 64, // tokens of a block
     LINEAR_TILE_TOKENS = 8,   // tokens of a tile at most
 };

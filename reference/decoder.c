@@ -94,7 +94,7 @@ void decoder_attend(struct decoder *s, const struct decoder_layer *layer)
 static void activate(void *context, size_t first, size_t end)
 {
     const struct decoder *s = context;
-    ops_swiglu(s->gate + first, s->up + first, (uint32_t)(end - first), s->gate + first);
+    s->swiglu(s->gate + first, s->up + first, (uint32_t)(end - first));
 }
 
 void decoder_swiglu(struct decoder *s, const struct weight *gate, const struct weight *up, const struct weight *down,

@@ -15,6 +15,7 @@
 #include "harness/run/state.h"
 #include "reference/delta.h"
 #include "reference/linear.h"
+#include "reference/swiglu.h"
 
 enum { DECODER_WIDTH = 64 }; // tokens of a pass at most
 
@@ -43,6 +44,7 @@ struct decoder {
     const struct model *model; // borrowed
     struct linear linear;
     const struct delta_kernel *delta;
+    swiglu_fn swiglu;
     uint32_t capacity;            // positions
     uint32_t width;               // tokens of a pass for which there is room, W
     float scale;                  // fl32(dh^-1/2)

@@ -184,6 +184,7 @@ int decoder_open(struct decoder **decoder, const struct model *model, const stru
     s->model = model;
     s->linear = *linear;
     s->delta = delta_best(isa);
+    s->swiglu = swiglu_best(isa);
     s->capacity = capacity;
     s->scale = math_reciprocal_sqrt(config->head_width);
     s->delta_scale = math_reciprocal_sqrt(config->delta_key_width);

@@ -91,9 +91,9 @@ LINEAR_KERNEL(linear_q8_avx512);
 LINEAR_KERNEL(linear_q4_avx512);
 
 void linear_multiply_avx2(const struct linear_piece *piece);
-void linear_sum_avx2(const float *lanes, uint32_t n, float *y);
+void linear_sum_avx2(const float *lanes, size_t step, uint32_t n, float *y);
 void linear_multiply_avx512(const struct linear_piece *piece);
-void linear_sum_avx512(const float *lanes, uint32_t n, float *y);
+void linear_sum_avx512(const float *lanes, size_t step, uint32_t n, float *y);
 #elif defined(__aarch64__)
 LINEAR_KERNEL(linear_f32_neon);
 LINEAR_KERNEL(linear_f16_neon);

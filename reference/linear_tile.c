@@ -27,11 +27,11 @@ static void multiply(const struct linear_piece *piece)
         }
 }
 
-static void sum(const float *lanes, uint32_t n, float *y)
+static void sum(const float *lanes, size_t step, uint32_t n, float *y)
 {
     for (uint32_t i = 0; i < n; i++) {
         float acc[LINEAR_LANES];
-        memcpy(acc, lanes + (size_t)i * LINEAR_LANES, sizeof acc);
+        memcpy(acc, lanes + i * step, sizeof acc);
         y[i] = linear_sum_of_lanes(acc);
     }
 }
@@ -178,11 +178,9 @@ static void multiply_tails(const struct block *block, struct linear_piece piece)
 
 static void put_sums(const struct block *block, const struct linear_piece *piece, uint32_t token, float *y)
 {
-    float sums[LINEAR_BLOCK_ROWS * LINEAR_TILE_TOKENS];
-    block->tile->sum(piece->lanes, (piece->rows * piece->tokens + 3) / 4 * 4, sums);
     for (uint32_t t = 0; t < piece->tokens && token + t < block->batch->tokens; t++)
-        for (uint32_t r = 0; r < piece->rows; r++)
-            y[(size_t)(token + t) * block->weight->rows + piece->row + r] = sums[r * piece->tokens + t];
+        block->tile->sum(piece->lanes + (size_t)t * LINEAR_LANES, (size_t)piece->tokens * LINEAR_LANES, piece->rows,
+                         y + (token + t) * block->weight->rows + piece->row);
 }
 
 static void run_panel(struct block *block, uint32_t k, float *y)

@@ -45,8 +45,9 @@ struct linear_tile {
     uint32_t width;  // lanes of a part
     // lanes[r][t][l] = fma(w[r][k], x[t][k], lanes[r][t][l]), l = k mod 32, k increasing.
     void (*multiply)(const struct linear_piece *piece);
-    // y[i] = the tree over lanes[i]. lanes [n, 32], aligned to 64 bytes; n a multiple of 4.
-    void (*sum)(const float *lanes, uint32_t n, float *y);
+    // y[i] = the tree over the 32 floats at lanes + i step. Both aligned to 64 bytes; of lanes, n rounded up to 4 are
+    // readable; of y, n are written.
+    void (*sum)(const float *lanes, size_t step, uint32_t n, float *y);
 };
 // Every tile of this build, the scalar one first, faster ones later; ends with name NULL.
 extern const struct linear_tile linear_tiles[];

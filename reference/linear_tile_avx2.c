@@ -132,9 +132,9 @@ void linear_multiply_avx2(const struct linear_piece *piece)
     }
 }
 
-void linear_sum_avx2(const float *lanes, uint32_t n, float *y)
+void linear_sum_avx2(const float *lanes, size_t step, uint32_t n, float *y)
 {
-    for (uint32_t i = 0; i < n; i++, lanes += LINEAR_LANES) {
+    for (uint32_t i = 0; i < n; i++, lanes += step) {
         const __m256 first = _mm256_add_ps(_mm256_load_ps(lanes), _mm256_load_ps(lanes + 2 * WIDTH)); // (l, l+16)
         const __m256 second = _mm256_add_ps(_mm256_load_ps(lanes + WIDTH), _mm256_load_ps(lanes + 3 * WIDTH));
         const __m256 eight = _mm256_add_ps(first, second); // (l, l+8)

@@ -135,22 +135,23 @@ void linear_multiply_avx512(const struct linear_piece *piece)
 }
 
 // (l, l+16) of one, then (l, l+8) of two outputs: 8 lanes of each.
-LINEAR_INLINE __m512 sum_of_two(const float *lanes)
+LINEAR_INLINE __m512 sum_of_two(const float *lanes, size_t step)
 {
-    const float *next = lanes + LINEAR_LANES;
+    const float *next = lanes + step;
     const __m512 a = _mm512_add_ps(_mm512_load_ps(lanes), _mm512_load_ps(lanes + WIDTH));
     const __m512 b = _mm512_add_ps(_mm512_load_ps(next), _mm512_load_ps(next + WIDTH));
     return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
 }
 
-void linear_sum_avx512(const float *lanes, uint32_t n, float *y)
+void linear_sum_avx512(const float *lanes, size_t step, uint32_t n, float *y)
 {
     const __m512i every_fourth = _mm512_set_epi32(12, 8, 4, 0, 12, 8, 4, 0, 12, 8, 4, 0, 12, 8, 4, 0);
-    for (uint32_t i = 0; i < n; i += 4, lanes += 4 * LINEAR_LANES) {
-        const __m512 two = sum_of_two(lanes), other = sum_of_two(lanes + 2 * LINEAR_LANES);
+    for (uint32_t i = 0; i < n; i += 4, lanes += 4 * step) {
+        const __m512 two = sum_of_two(lanes, step), other = sum_of_two(lanes + 2 * step, step);
         __m512 sum = _mm512_add_ps(_mm512_shuffle_f32x4(two, other, 0x88), _mm512_shuffle_f32x4(two, other, 0xDD));
         sum = _mm512_add_ps(sum, _mm512_permute_ps(sum, 0x4E)); // (l, l+2)
         sum = _mm512_add_ps(sum, _mm512_permute_ps(sum, 0xB1));
-        _mm_storeu_ps(y + i, _mm512_castps512_ps128(_mm512_permutexvar_ps(every_fourth, sum)));
+        const __mmask8 there = (__mmask8)(n - i < 4 ? (1u << (n - i)) - 1 : 15);
+        _mm_mask_storeu_ps(y + i, there, _mm512_castps512_ps128(_mm512_permutexvar_ps(every_fourth, sum)));
     }
 }

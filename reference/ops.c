@@ -150,12 +150,6 @@ void ops_sigmoid_gate(const float *x, const float *gate, uint32_t n, float *y)
         y[i] = x[i] * (float)math_inline_sigmoid(gate[i]);
 }
 
-void ops_swiglu(const float *gate, const float *up, uint32_t n, float *y)
-{
-    for (uint32_t i = 0; i < n; i++)
-        y[i] = (float)math_inline_silu(gate[i]) * up[i];
-}
-
 void ops_residual(const float *m, uint32_t n, float *h)
 {
     for (uint32_t i = 0; i < n; i++)

@@ -67,9 +67,6 @@ void ops_short_conv(const float *bx, const float *w, const float *bias, uint32_t
 // y[i] = x[i] fl32(sigmoid(gate[i])). [n]; y may be x or gate. (architecture.md 4.4, attention's output gate)
 void ops_sigmoid_gate(const float *x, const float *gate, uint32_t n, float *y);
 
-// y[i] = fl32(silu(gate[i])) up[i]. [n]; y may be gate or up. (architecture.md 1.4)
-void ops_swiglu(const float *gate, const float *up, uint32_t n, float *y);
-
 // h[i] = m[i] + h[i]. [n]
 void ops_residual(const float *m, uint32_t n, float *h);
 

@@ -16,9 +16,9 @@ enum {
     N_WIDTHS = sizeof WIDTHS / sizeof *WIDTHS,
     K_MAX = 2079,
     T_MAX = 257,
-    ROWS = 15, // a block of 12 and a rest
     FIRST = 1,
-    END = 15
+    END = FIRST + LINEAR_BLOCK_ROWS + 2, // a block and a rest
+    ROWS = END + 1
 };
 
 static uint64_t seed(void)
@@ -202,11 +202,11 @@ static void takes_the_neighbours_token(const struct linear_piece *piece)
     }
 }
 
-static void adds_neighbours_first(const float *lanes, uint32_t n, float *y)
+static void adds_neighbours_first(const float *lanes, size_t step_of_rows, uint32_t n, float *y)
 {
     for (uint32_t i = 0; i < n; i++) {
         float acc[LINEAR_LANES];
-        memcpy(acc, lanes + (size_t)i * LINEAR_LANES, sizeof acc);
+        memcpy(acc, lanes + i * step_of_rows, sizeof acc);
         for (size_t step = 1; step < LINEAR_LANES; step *= 2)
             for (size_t lane = 0; lane < LINEAR_LANES; lane += 2 * step)
                 acc[lane] += acc[lane + step];

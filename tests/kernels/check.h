@@ -11,6 +11,7 @@
 
 #include "reference/delta.h"
 #include "reference/linear.h"
+#include "reference/swiglu.h"
 #include "runtime/kernels.h"
 
 // What is compared: one linear kernel of the reference, or one operator out of a table of the runtime.
@@ -18,6 +19,7 @@ struct candidate {
     enum weight_format format;        // of a linear kernel
     linear_fn rows;                   // the reference's
     const struct delta_kernel *delta; // the reference's
+    swiglu_fn swiglu;                 // the reference's
     const struct kernels *kernels;    // the runtime's
 };
 
@@ -31,6 +33,7 @@ struct check {
 typedef void (*check_fn)(struct check *check, const struct candidate *candidate);
 void check_reference_linear(struct check *check, const struct candidate *candidate);
 void check_delta(struct check *check, const struct candidate *candidate);
+void check_reference_swiglu(struct check *check, const struct candidate *candidate);
 void check_runtime_linear(struct check *check, const struct candidate *candidate);
 void check_round(struct check *check, const struct candidate *candidate);
 void check_rms_norm(struct check *check, const struct candidate *candidate);

@@ -20,6 +20,7 @@ const struct subject check_subjects[] = {
     {"reference.linear.k8", check_reference_linear, WEIGHT_K8},
     {"reference.linear.k4", check_reference_linear, WEIGHT_K4},
     {"reference.delta", check_delta, WEIGHT_NONE},
+    {"reference.swiglu", check_reference_swiglu, WEIGHT_NONE},
     {"runtime.linear.f32", check_runtime_linear, WEIGHT_F32},
     {"runtime.linear.f16", check_runtime_linear, WEIGHT_F16},
     {"runtime.linear.bf16", check_runtime_linear, WEIGHT_BF16},
@@ -84,7 +85,8 @@ static void check_kernel(const struct subject *subject, enum isa isa, const char
     char name[96];
     struct kernels kernels;
     struct check check = {.random = seed};
-    struct candidate candidate = {subject->format, reference_kernel(subject->format, isa), delta_best(isa), &kernels};
+    struct candidate candidate = {subject->format, reference_kernel(subject->format, isa), delta_best(isa),
+                                  swiglu_best(isa), &kernels};
     snprintf(name, sizeof name, "%s %s", subject->name, isa_name(isa));
     if (fnmatch(pattern, name, 0) || (subject->check == check_reference_linear && !candidate.rows))
         return; // no twin of the definition

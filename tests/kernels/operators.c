@@ -1,4 +1,4 @@
-// The reference's operators: the delta rule's step on every instruction set, and all operators that no trace above
+// The reference's operators: the delta rule's step and swiglu on every instruction set, and all operators that no trace above
 // covers, each against a committed hash, whatever the compiler, its level and the machine.
 #include <fnmatch.h>
 #include <math.h>
@@ -64,6 +64,20 @@ static void compare_convolve(struct check *check, const struct candidate *candid
                   check_regime_name(regime));
     float *columns = memcpy(check_output(), state, kept * sizeof *state);
     check_compare(check, expected_state, columns, 0, kept, false, "columns, %u taps:", taps);
+}
+
+void check_reference_swiglu(struct check *check, const struct candidate *candidate)
+{
+    for (uint32_t n = 1; n <= 70 && !check_settled(check); n++)
+        for (enum regime regime = 0; regime < REGIMES; regime++) {
+            float expected[CHECK_LONGEST], *up = check_fenced(FENCE_V, n * sizeof *up), *gate = check_output();
+            for (uint32_t i = 0; i < n; i++)
+                check_pair(check, regime, false, &gate[i], &up[i]);
+            memcpy(expected, gate, n * sizeof *gate);
+            swiglu_best(ISA_SCALAR)(expected, up, n);
+            candidate->swiglu(gate, up, n);
+            check_compare(check, expected, gate, 0, n, false, "%u elements, %s:", n, check_regime_name(regime));
+        }
 }
 
 void check_delta(struct check *check, const struct candidate *candidate)

@@ -424,7 +424,8 @@ static void check_wrong(const struct wrong *wrong, const char *pattern, uint64_t
         }
         const struct kernels kernels = with_fault(&wrong->kernels);
         const struct delta_kernel delta = with_delta_fault(&wrong->delta);
-        const struct candidate candidate = {subject->format, wrong->rows, &delta, &kernels};
+        const swiglu_fn swiglu = wrong->swiglu ? wrong->swiglu : swiglu_best(ISA_SCALAR);
+        const struct candidate candidate = {subject->format, wrong->rows, &delta, swiglu, &kernels};
         struct check check = {.random = seed, .is_control = true};
         char detail[400];
         subject->check(&check, &candidate);

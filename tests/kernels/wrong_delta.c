@@ -186,7 +186,42 @@ static void lin_rounded(const struct weight *w, const float *x, struct linear_ru
     check_definitions()->linear(w, x, rule, first, end, y);
 }
 
+// --- the reference's activation
+
+static void swiglu_right(float *gate, const float *up, uint32_t n)
+{
+    swiglu_best(ISA_SCALAR)(gate, up, n);
+}
+
+static void activation_one_too_many(float *gate, const float *up, uint32_t n)
+{
+    swiglu_right(gate, up, n);
+    gate[n] = 0;
+}
+
+static void activation_leaves_the_tail(float *gate, const float *up, uint32_t n)
+{
+    swiglu_right(gate, up, n / 8 * 8);
+}
+
+static void activation_in_float(float *gate, const float *up, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        gate[i] = gate[i] / (1 + expf(-gate[i])) * up[i];
+}
+
+static void activation_rounds_once(float *gate, const float *up, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        gate[i] = (float)(gate[i] / (1 + exp(-(double)gate[i])) * up[i]);
+}
+
 const struct wrong wrong_delta[] = {
+    {"reference.swiglu", NULL, .swiglu = swiglu_right},
+    {"reference.swiglu", "one element too many", .swiglu = activation_one_too_many},
+    {"reference.swiglu", "the tail left alone", .swiglu = activation_leaves_the_tail},
+    {"reference.swiglu", "in single precision", .swiglu = activation_in_float},
+    {"reference.swiglu", "silu not rounded before the product", .swiglu = activation_rounds_once},
     {"runtime.linear.a4", "codes of two's complement", .kernels.linear = lin_signed_codes},
     {"runtime.linear.[qa]*", "fp32 weights whatever the plan says", .kernels.linear = lin_not_rounded},
     {"runtime.linear.[qa]*", "weights rounded to half whatever the plan says", .kernels.linear = lin_rounded},

@@ -27,7 +27,7 @@ void decoder_input(struct decoder *s, const float *x, uint32_t width)
     if (s->n == 1)
         linear_input_set(&s->input, x, width);
     else
-        linear_batch_set(&s->batch, s->linear.tile, x, width, s->n);
+        linear_pack(&s->linear, &s->batch, x, width, s->n);
 }
 
 void decoder_linear(struct decoder *s, const struct weight *w, const float *bias, float *y)

@@ -206,6 +206,18 @@ static void run_tokens(void *context, size_t first, size_t end)
     }
 }
 
+static void pack(void *context, size_t first, size_t end)
+{
+    const struct job *job = context;
+    linear_batch_pack(job->batch, job->tile, first, end);
+}
+
+void linear_pack(const struct linear *linear, struct linear_batch *batch, const float *x, uint32_t n, uint32_t tokens)
+{
+    struct job job = {.tile = linear->tile, .batch = batch};
+    pool_run(linear->pool, linear_batch_set(batch, x, n, tokens), 1, pack, &job);
+}
+
 static bool has_tiles(enum weight_format format)
 {
     return format != WEIGHT_A4 && format != WEIGHT_K8 && format != WEIGHT_K4;

@@ -61,7 +61,9 @@ void linear_open(struct linear *linear, enum isa isa, struct pool *pool);
 // y [rows] = W x, then + bias [rows] (one addition per output) unless bias is NULL. Small matrices run on the caller.
 void linear_run(const struct linear *linear, const struct weight *weight, const float *bias,
                 const struct linear_input *input, float *y);
-// The same for every token of a batch; y [tokens, rows]. Tiles know no experts' codes (WEIGHT_A4, K8, K4): those
+// Packs x [tokens, n] into the batch, whose memory is the owner's (linear_tile.h).
+void linear_pack(const struct linear *linear, struct linear_batch *batch, const float *x, uint32_t n, uint32_t tokens);
+// linear_run for every token of a batch; y [tokens, rows]. Tiles know no experts' codes (WEIGHT_A4, K8, K4): those
 // tokens go one by one, and the x of the batch must still be there.
 void linear_run_batch(const struct linear *linear, const struct weight *weight, const float *bias,
                       const struct linear_batch *batch, float *y);

@@ -105,15 +105,23 @@ static void place(const struct linear_tile *tile, const float *lanes, float *x, 
             memcpy(x + i, lanes + at + i, 8 * sizeof *x);
 }
 
-void linear_batch_set(struct linear_batch *batch, const struct linear_tile *tile, const float *x, uint32_t n,
-                      uint32_t tokens)
+uint32_t linear_batch_set(struct linear_batch *batch, const float *x, uint32_t n, uint32_t tokens)
 {
-    float *out = batch->packed;
     batch->x = x;
     batch->n = n;
     batch->tokens = tokens;
-    for (uint32_t k = 0; k < n; k += LINEAR_PANEL) {
+    return n / LINEAR_PANEL + (n % LINEAR_PANEL != 0);
+}
+
+void linear_batch_pack(const struct linear_batch *batch, const struct linear_tile *tile, size_t first_panel,
+                       size_t end)
+{
+    const uint32_t n = batch->n, tokens = batch->tokens;
+    const float *x = batch->x;
+    for (size_t panel = first_panel; panel < end; panel++) {
+        const uint32_t k = (uint32_t)panel * LINEAR_PANEL;
         const uint32_t width = smaller(n - k, LINEAR_PANEL), blocks = blocks_of(width);
+        float *out = batch->packed + (size_t)k * padded(tile, tokens);
         for (uint32_t first = 0, group; first < tokens; first += group) {
             group = group_of(tile, tokens - first);
             const size_t part = (size_t)blocks * group * tile->width;

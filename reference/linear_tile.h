@@ -64,9 +64,10 @@ struct linear_batch {
 
 // Floats of `packed` for K = n and that many tokens, with any tile.
 size_t linear_batch_size(uint32_t n, uint32_t tokens);
-// Packs x [tokens, n].
-void linear_batch_set(struct linear_batch *batch, const struct linear_tile *tile, const float *x, uint32_t n,
-                      uint32_t tokens);
+// Takes x [tokens, n] and returns how many panels it has; all of them must be packed before the batch is used.
+uint32_t linear_batch_set(struct linear_batch *batch, const float *x, uint32_t n, uint32_t tokens);
+// Packs panels [first, end), disjoint ones at once if need be.
+void linear_batch_pack(const struct linear_batch *batch, const struct linear_tile *tile, size_t first, size_t end);
 
 // y[t][r] = W[r] x[t] for r in [first, end) and all tokens; y [tokens, rows] is indexed from row 0.
 // batch->n == weight->cols.

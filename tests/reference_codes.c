@@ -61,7 +61,7 @@ Test(codes, a_batch_gives_the_bits_of_one_token_at_a_time)
             struct linear linear;
             linear_open(&linear, (enum isa)isa, pool);
             struct linear_batch batch = {.packed = aligned_alloc(64, linear_batch_size(COLS, TOKENS) * sizeof *x)};
-            linear_batch_set(&batch, linear.tile, x, COLS, TOKENS);
+            linear_pack(&linear, &batch, x, COLS, TOKENS);
             linear_run_batch(&linear, &weight, bias, &batch, y);
             for (size_t t = 0; t < TOKENS; t++) {
                 struct linear_input input = {.split = NULL};
@@ -124,7 +124,7 @@ Test(codes, rows_of_every_length_have_the_bits_of_the_definition)
                 linear_run(&linear, &weight, NULL, &input, y + t * TALL);
             }
             struct linear_batch batch = {.packed = aligned_alloc(64, linear_batch_size(cols, FEW) * sizeof *x)};
-            linear_batch_set(&batch, linear.tile, x, cols, FEW);
+            linear_pack(&linear, &batch, x, cols, FEW);
             linear_run_batch(&linear, &weight, NULL, &batch, batched);
             free(batch.packed);
             cr_assert_arr_eq(y, expected, sizeof y, "%s, %u", weight_format_name(weight.format), cols);

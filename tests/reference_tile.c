@@ -101,7 +101,7 @@ static unsigned differences(struct store *store, const struct linear_tile *tile,
     cr_assert(batch.packed);
     for (size_t i = 0; i < floats; i++)
         batch.packed[i] = NAN; // what is not packed must not be read
-    linear_batch_set(&batch, tile, store->x, weight->cols, tokens);
+    linear_batch_pack(&batch, tile, 0, linear_batch_set(&batch, store->x, weight->cols, tokens));
     for (size_t i = 0; i < (size_t)tokens * ROWS; i++)
         store->y[i] = float_from_bits(poison);
     linear_tile_rows(tile, weight, &batch, FIRST, END, store->y);

@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "harness/base/floating.h"
+#include "harness/judge/tally.h"
 
 enum { EVIDENCE_COLUMN = 11, EVIDENCE_INDENT = 13, WORST = 3 };
 
@@ -81,7 +82,7 @@ static void put_positions(struct page *page, const struct report *report, enum c
 static double state_badness(const struct report *report, const struct compared_state *state)
 {
     const double *limit = report->policy->limit;
-    const double error = state->candidate.error / limit[LIMIT_CAP_STATE];
+    const double error = state->candidate.error / limit[tally_state_cap(state)];
     const double ratio =
         state->has_expected && state->expected.error > 0 ? state->candidate.error / state->expected.error : 0;
     const double relative = ratio / limit[state->seeded ? LIMIT_RATIO_SEEDED_STATE : LIMIT_RATIO_STATE];
@@ -99,6 +100,8 @@ static void put_state(struct page *page, const struct report *report, const stru
                state->candidate.error);
     if (state->has_expected)
         page_print(page, EVIDENCE_INDENT, ", expected %.4g", state->expected.error);
+    if (state->after_tie)
+        page_print(page, EVIDENCE_INDENT, ", after a tie of a router");
     page_end(page);
 }
 

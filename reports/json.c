@@ -219,6 +219,7 @@ static void write_states(struct sheet *sheet, const struct report *report)
         sheet_text(sheet, "case", report->suite->cases[state->case_index].id);
         sheet_text(sheet, "state", state_name(state->layer, state->kind, name));
         sheet_flag(sheet, "seeded", state->seeded);
+        sheet_flag(sheet, "after_tie", state->after_tie);
         sheet_text(sheet, "reference_class", metric_row_class_name(state->candidate.reference_class));
         write_tensor(sheet, "candidate", &state->candidate);
         if (state->has_expected)

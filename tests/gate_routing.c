@@ -59,6 +59,78 @@ Test(gate_routing, routers_that_were_not_compared_are_not_passed)
     expect(CHECK_DISTANCE, VERDICT_NOT_RUN, 3);
 }
 
+// States after a tie of a router: 0.1 is twice over the cap and says nothing of the arithmetic there.
+
+static void set_error(struct compared_state *state, double error, bool after_tie)
+{
+    state->candidate.error = state->expected.error = error;
+    state->after_tie = after_tie;
+}
+
+static void expect_states(enum verdict verdict, int exit_code, const char *piece)
+{
+    expect(CHECK_STATE, verdict, exit_code);
+    cr_assert(strstr(line(CHECK_STATE)->detail, piece), "no '%s' in: %s", piece, line(CHECK_STATE)->detail);
+}
+
+Test(gate_routing, a_state_after_a_tie_has_a_cap_of_its_own_and_is_counted)
+{
+    add_experts();
+    struct compared_state *state = &bench.states[2];
+    set_error(state, 0.1, false);
+    expect_states(VERDICT_FAIL, 1, "state error 0.1, limit 0.05, state.2.conv of case-0; 4 states under");
+    set_error(state, 0.1, true);
+    expect_states(VERDICT_PASS, 0, "3 states under cap_state, 1 after a tie of a router under cap_state_tie");
+    cr_assert_eq(line(CHECK_STATE)->agree, STATES / 2);
+    set_error(&bench.states[4], 0.06, false); // excuses no other state
+    expect_states(VERDICT_FAIL, 1, "state error 0.06, limit 0.05, state.4.conv");
+    set_error(&bench.states[4], 0.01, false);
+    set_error(state, 0.51, true); // lost, whatever came before
+    expect_states(VERDICT_FAIL, 1, "state error after a tie of a router 0.51, limit 0.5, state.2.conv");
+    set_error(state, 0.1, true);
+    state->expected.error = 0.04; // `expected` is no further off than before
+    expect_states(VERDICT_FAIL, 1, "state error / expected 2.5");
+}
+
+Test(gate_routing, states_without_an_expected_arm_are_counted_too)
+{
+    add_experts();
+    for (size_t i = 0; i < STATES; i++)
+        bench.states[i].has_expected = false;
+    set_error(&bench.states[2], 0.1, true);
+    expect(CHECK_STATE, VERDICT_WARN, 0);
+    cr_assert(strstr(line(CHECK_STATE)->detail, "caps alone; 3 states under cap_state, 1 after a tie"), "%s",
+              line(CHECK_STATE)->detail);
+}
+
+Test(gate_routing, a_state_after_a_tie_that_is_no_number_fails)
+{
+    add_experts();
+    struct compared_state *state = &bench.states[2];
+    set_error(state, NAN, true);
+    expect_states(VERDICT_FAIL, 1, "state error after a tie of a router nan");
+    state->has_expected = false;
+    expect_states(VERDICT_FAIL, 1, "state error after a tie of a router nan");
+    set_error(state, 0.1, true);
+    state->candidate.candidate_class = ROW_NAN;
+    expect_states(VERDICT_FAIL, 1, "1 states are");
+}
+
+Test(gate_routing, when_every_state_follows_a_tie_none_has_passed_the_cap)
+{
+    add_experts();
+    for (size_t i = 0; i < STATES; i++)
+        bench.states[i].after_tie = !bench.states[i].seeded;
+    expect_states(VERDICT_NOT_RUN, 3, "0 states under cap_state, 4 after a tie");
+    cr_assert_eq(line(CHECK_SEEDED)->verdict, VERDICT_PASS); // whole runs and seeded decodes apart
+    for (size_t i = 0; i < STATES; i++)
+        bench.states[i].after_tie = bench.states[i].seeded;
+    expect(CHECK_SEEDED, VERDICT_NOT_RUN, 3);
+    cr_assert_eq(line(CHECK_STATE)->verdict, VERDICT_PASS);
+    bench.states[1].candidate.error = NAN;
+    expect(CHECK_SEEDED, VERDICT_FAIL, 1);
+}
+
 Test(gate_routing, a_budget_grows_with_the_text_where_the_policy_says_so)
 {
     bench.policy->limit[LIMIT_INTRODUCED] = 2;

@@ -91,6 +91,19 @@ Test(policy, a_limit_that_is_missing_is_no_limit)
     refuse("\"limit\": 0.1,", "", "limit: found nothing");
 }
 
+Test(policy, limits_of_routers_are_demanded_of_families_with_experts_alone)
+{
+    static const char *const of_routers[] = {"routing_sd", "misrouted", "ratio_router", "cap_state_tie"};
+    for (size_t i = 0; i < sizeof of_routers / sizeof *of_routers; i++) {
+        const char *at = strstr(release, arena_print(&arena, "\"%s\": {", of_routers[i])), *end = strchr(at, '}');
+        const char *without = arena_print(&arena, "%.*s%s", (int)(at - release), release, end + 2);
+        cr_expect_eq(open_text(without, "lfm2"), 0, "%s", error.text);
+        cr_expect_eq(open_text(without, "lfm2_moe"), ERROR_INPUT);
+        cr_expect_eq(open_text(without, "qwen3_5_moe"), ERROR_INPUT);
+        cr_expect(strstr(error.text, of_routers[i]) && strstr(error.text, "is missing for family"), "%s", error.text);
+    }
+}
+
 Test(policy, a_family_wins_over_the_general_limit)
 {
     cr_assert_eq(

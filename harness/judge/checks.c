@@ -127,11 +127,45 @@ static void judge_state_precision(struct judging *j, bool seeded)
                                               state_name(first->layer, first->kind, name), line_case(j, first->case_index)));
 }
 
+// The largest error under either cap. Nothing under the narrow one is no pass: every error is then excused. Returns how
+// many states are under each; "" for a model without experts.
+static const char *judge_state_caps(struct judging *j, bool seeded)
+{
+    const struct compared_state *worst[2] = {NULL}; // [after_tie]
+    size_t n[2] = {0};
+    for (size_t i = 0; i < j->comparison->n_states; i++) {
+        const struct compared_state *s = &j->comparison->states[i];
+        if (s->seeded != seeded)
+            continue;
+        n[s->after_tie]++;
+        if (!worst[s->after_tie] || line_exceeds(s->candidate.error, worst[s->after_tie]->candidate.error))
+            worst[s->after_tie] = s;
+    }
+    const char *counts = "";
+    if (n[0] + n[1] && j->comparison->n_layers) {
+        counts = LINE_PRINT(j, "; %zu states under cap_state, %zu after a tie of a router under cap_state_tie", n[0],
+                            n[1]);
+        line_remark(j, LINE_PRINT(j, "%s%s", j->line->detail, counts));
+    }
+    for (int tie = 0; tie < 2; tie++) {
+        char name[48];
+        if (!worst[tie])
+            continue;
+        line_number(j, tie ? "state error after a tie of a router" : "state error", worst[tie]->candidate.error,
+                    tally_state_cap(worst[tie]), false,
+                    LINE_PRINT(j, "%s of %s%s", state_name(worst[tie]->layer, worst[tie]->kind, name),
+                               line_case(j, worst[tie]->case_index), counts));
+    }
+    if (n[1] && !n[0])
+        line_rule(j, VERDICT_NOT_RUN, LINE_PRINT(j, "no state shows the arithmetic alone%s", counts));
+    return counts;
+}
+
 // The largest ratio (or a bad class) among the end states of whole runs or of seeded decodes.
 static void judge_states(struct judging *j, bool seeded, enum limit ratio_limit)
 {
-    const struct compared_state *worst = NULL, *worst_error = NULL, *bad = NULL;
-    size_t n_bad = 0;
+    const struct compared_state *worst = NULL, *bad = NULL;
+    size_t n_bad = 0, n = 0;
     for (size_t i = 0; i < j->comparison->n_states; i++) {
         const struct compared_state *s = &j->comparison->states[i];
         if (s->seeded != seeded)
@@ -143,8 +177,7 @@ static void judge_states(struct judging *j, bool seeded, enum limit ratio_limit)
         }
         if (s->has_expected && (!worst || line_exceeds(state_ratio(s), state_ratio(worst))))
             worst = s;
-        if (!worst_error || line_exceeds(s->candidate.error, worst_error->candidate.error))
-            worst_error = s;
+        n++;
     }
     char name[48];
     if (bad)
@@ -156,12 +189,9 @@ static void judge_states(struct judging *j, bool seeded, enum limit ratio_limit)
         line_number(j, "state error / expected", state_ratio(worst), ratio_limit, false,
                LINE_PRINT(j, "%s of %s: error %.3g, expected %.3g", state_name(worst->layer, worst->kind, name),
                      line_case(j, worst->case_index), worst->candidate.error, worst->expected.error));
-    if (worst_error)
-        line_number(j, "state error", worst_error->candidate.error, LIMIT_CAP_STATE, false,
-               LINE_PRINT(j, "%s of %s", state_name(worst_error->layer, worst_error->kind, name),
-                     line_case(j, worst_error->case_index)));
-    if (worst_error && !worst)
-        line_rule(j, VERDICT_WARN, "no `expected` arm: judged by the policy's caps alone");
+    const char *counts = judge_state_caps(j, seeded);
+    if (n && !worst)
+        line_rule(j, VERDICT_WARN, LINE_PRINT(j, "no `expected` arm: judged by the policy's caps alone%s", counts));
 }
 
 // On the way a state is charted, not measured against limits: those are for its end. But its class is judged.
@@ -197,7 +227,7 @@ static void check_state(struct judging *j)
     j->line->of = comparison->compared[CHECK_STATE];
     for (size_t i = 0; i < comparison->n_states; i++) {
         const struct compared_state *s = &comparison->states[i];
-        j->line->agree += !s->seeded && s->candidate.error <= j->input->policy->limit[LIMIT_CAP_STATE] &&
+        j->line->agree += !s->seeded && s->candidate.error <= j->input->policy->limit[tally_state_cap(s)] &&
                           (!s->has_expected || state_ratio(s) <= j->input->policy->limit[LIMIT_RATIO_STATE]);
     }
     line_remark(j, "end states within the limits");

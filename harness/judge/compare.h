@@ -66,6 +66,9 @@ struct compared_state {
     enum state_kind kind;
     struct metric_tensor candidate, expected; // against the reference
     bool has_expected;
+    // A layer below chose other experts in this run, and each such choice was a tie: the error may be theirs and says
+    // little of the arithmetic. Never of a state at or below the first layer with experts.
+    bool after_tie;
 };
 
 struct compared_rollout {
@@ -89,7 +92,7 @@ struct compared_rows {          // determinism and paths: the same engine twice
 struct compared_layer {
     uint32_t layer;
     uint64_t rows, unsound;          // compared; with a NaN, an infinity or no k different experts
-    uint64_t changed, ties;          // other experts than the reference's; of them within selection noise
+    uint64_t changed, ties;          // other experts than the reference's; of them those with compared_route.tie
     uint64_t misrouted;              // the candidate's experts are not those that its own logits select
     double sigma;                    // noise of a router logit, root-mean-square over rows (routing.h)
     double weight_error;             // mean over rows
@@ -103,7 +106,7 @@ struct compared_route { // a changed expert set
     uint32_t case_index, position, layer;
     bool seeded;
     double margin, depth, weight_error;
-    bool tie;             // depth <= request.routing_sd
+    bool tie;             // depth <= request.routing_sd, and the set is what the candidate's own logits select
 };
 
 // A recurrent state on the way, or the keys and values that came since the snapshot before.

@@ -40,7 +40,7 @@ int measure_second_run(struct measuring *m, const struct trace *whole, enum chec
 int measure_routing_open(struct measuring *m, const struct trace *trace, struct error *error);
 // Every row of the traces. ERROR_CONTRACT: other numbers of experts than the model's.
 int measure_routing(struct measuring *m, const struct joined *joined, bool seeded, struct error *error);
-// After the last row: noise, depths, and what may have caused each flip.
+// After the last row: noise, depths, what may have caused each flip, and which states follow ties.
 void measure_routing_finish(struct measuring *m);
 
 // Snapshots (measure_snapshots.c) of the recurrent states where the reference has them, and the keys and values between.

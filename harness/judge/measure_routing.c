@@ -191,6 +191,22 @@ static void find_cause(const struct comparison *comparison, struct compared_posi
     }
 }
 
+// An end state comes after every row of its run, so only the layer tells what went into it. One choice that is no tie
+// leaves nothing to excuse.
+static bool follows_tie(const struct comparison *comparison, const struct compared_state *state)
+{
+    bool tie = false;
+    for (size_t i = 0; i < comparison->n_routes; i++) {
+        const struct compared_route *route = &comparison->routes[i];
+        if (route->case_index != state->case_index || route->seeded != state->seeded || route->layer >= state->layer)
+            continue;
+        if (!route->tie)
+            return false;
+        tie = true;
+    }
+    return tie;
+}
+
 void measure_routing_finish(struct measuring *m)
 {
     struct comparison *comparison = m->comparison;
@@ -208,7 +224,7 @@ void measure_routing_finish(struct measuring *m)
         struct compared_route *route = &comparison->routes[i];
         struct compared_layer *layer = &comparison->layers[m->measured[i].layer_index];
         route->depth = routing_depth(&m->measured[i].difference, layer->sigma);
-        route->tie = route->depth <= m->request->routing_sd;
+        route->tie = route->depth <= m->request->routing_sd && !m->measured[i].difference.misrouted;
         layer->ties += route->tie;
         if (further(route->depth, layer->largest_depth))
             layer->largest_depth = route->depth;
@@ -216,6 +232,8 @@ void measure_routing_finish(struct measuring *m)
     for (size_t i = 0; i < comparison->n_positions; i++)
         if (comparison->positions[i].agreement != AGREE)
             find_cause(comparison, &comparison->positions[i]);
+    for (size_t i = 0; i < comparison->n_states; i++)
+        comparison->states[i].after_tie = follows_tie(comparison, &comparison->states[i]);
     free(m->measured);
     m->measured = NULL;
 }

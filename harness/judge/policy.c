@@ -32,6 +32,7 @@ static const struct {
     [LIMIT_RATIO_ROUTER] = {"ratio_router", 0, 1e9},
     [LIMIT_RATIO_ROUTING_WEIGHTS] = {"ratio_routing_weights", 0, 1e9},
     [LIMIT_CAP_ROUTER] = {"cap_router", 0, 1e9},
+    [LIMIT_CAP_STATE_TIE] = {"cap_state_tie", 0, 1e9},
     [LIMIT_CAP_SIGMA] = {"cap_sigma", 0, 1e9},
     [LIMIT_CAP_RMS] = {"cap_rms", 0, 1e9},
     [LIMIT_CAP_KL_MEAN] = {"cap_kl_mean", 0, 1e9},
@@ -132,7 +133,7 @@ static int read_families(struct reader *reader, struct json families)
 
 static bool is_needed(enum limit limit, const char *family)
 {
-    const bool of_routers = limit >= LIMIT_ROUTING_SD && limit <= LIMIT_CAP_ROUTER;
+    const bool of_routers = limit >= LIMIT_ROUTING_SD && limit <= LIMIT_CAP_STATE_TIE;
     return limit != LIMIT_INTRODUCED_PER_2048 &&
            (!of_routers || !strcmp(family, family_name(FAMILY_LFM2_MOE)) || !strcmp(family, family_name(FAMILY_QWEN35_MOE)));
 }

@@ -33,16 +33,17 @@ enum limit {
     LIMIT_RATIO_KERNEL,         // RMS of the candidate against `expected` over that of the fp16 arm against the reference
     LIMIT_RATIO_STATE, // relative L2 of an end state, ratio
     LIMIT_RATIO_SEEDED_STATE,
-    LIMIT_ROUTING_SD,           // of selection noise: a changed expert set further out is a fault; as the next four for
+    LIMIT_ROUTING_SD,           // of selection noise: a changed expert set further out is a fault; as the next five for
     LIMIT_MISROUTED,            // families with experts only. Expert sets that the router's own logits do not select
     LIMIT_RATIO_ROUTER,         // noise of a router's logits, ratio, of the worst layer
     LIMIT_RATIO_ROUTING_WEIGHTS, // error of the routed sum's weights, likewise
     LIMIT_CAP_ROUTER,           // noise of a router's logits
+    LIMIT_CAP_STATE_TIE,        // relative L2 of a state that other experts, chosen at a tie, came before (tally_state_cap)
     LIMIT_CAP_SIGMA, // absolute caps of the family
     LIMIT_CAP_RMS,
     LIMIT_CAP_KL_MEAN,
     LIMIT_CAP_KL_P99,
-    LIMIT_CAP_STATE,
+    LIMIT_CAP_STATE, // relative L2 of every other state
     LIMIT_SHAPE_SD, // observed flips <= E(sigma_c) + this many standard deviations
     LIMIT_SLOPE_LOW,
     LIMIT_SLOPE_HIGH,       // head coverage

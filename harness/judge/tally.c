@@ -81,3 +81,8 @@ void tally_expected_flips(const struct comparison *comparison, enum check check,
     *expected = sum;
     *sd = sqrt(variance);
 }
+
+enum limit tally_state_cap(const struct compared_state *state)
+{
+    return state->after_tie ? LIMIT_CAP_STATE_TIE : LIMIT_CAP_STATE;
+}

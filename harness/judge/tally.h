@@ -29,4 +29,7 @@ double tally_sigma(const struct comparison *comparison);
 // Flips that noise of this sigma explains, over the rows of a check: the sum of 1 - Phi(margin / sigma), and its deviation.
 void tally_expected_flips(const struct comparison *comparison, enum check check, double sigma, double *expected, double *sd);
 
+// The policy's cap on the error of a state: after a tie of a router its own, wider one.
+enum limit tally_state_cap(const struct compared_state *state);
+
 #endif

@@ -9,7 +9,7 @@
 
 static bool may_be_absent(int limit, bool experts)
 {
-    return limit == LIMIT_INTRODUCED_PER_2048 || (!experts && limit >= LIMIT_ROUTING_SD && limit <= LIMIT_CAP_ROUTER);
+    return limit == LIMIT_INTRODUCED_PER_2048 || (!experts && limit >= LIMIT_ROUTING_SD && limit <= LIMIT_CAP_STATE_TIE);
 }
 
 static void check(const struct policy *policy, bool experts)

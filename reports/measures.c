@@ -101,7 +101,7 @@ void measures_put_routing(struct page *page, const struct report *report)
     if (comparison->routing_known)
         page_print(page, 2, ", %" PRIu64 " of them within selection noise", ties);
     else
-        page_print(page, 2, "; two bare traces do not tell by which scores they were chosen");
+        page_print(page, 2, "; two bare traces do not tell by which scores they were chosen, --model CHECKPOINT does");
     page_end(page);
     for (size_t i = 0; i < comparison->n_layers; i++) {
         const struct compared_layer *layer = &comparison->layers[i];

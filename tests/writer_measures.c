@@ -146,7 +146,7 @@ Test(writer_measures, text_of_two_bare_traces_claims_no_margins)
     s.comparison.routing_known = false;
     expect_piece(written(&writer_text),
         "  routers: 2 of 18 choices are other experts than the reference's; two bare traces do not tell by\n"
-        "  which scores they were chosen\n"
+        "  which scores they were chosen, --model CHECKPOINT does\n"
         "    layer 2: 2 changed; noise of a logit 0.5, error of the weights 0.25\n");
 }
 

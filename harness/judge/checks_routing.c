@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "harness/base/floating.h"
+#include "harness/base/number.h"
 
 // The worst of all layers, each with the layer that it is of.
 struct worst {
@@ -23,8 +24,8 @@ static const char *describe_route(struct judging *j, double depth)
     for (size_t i = 0; i < j->comparison->n_routes; i++) {
         const struct compared_route *route = &j->comparison->routes[i];
         if (route->depth == depth || (isnan(route->depth) && isnan(depth)))
-            return LINE_PRINT(j, "layer %" PRIu32 " at %s:%" PRIu32 " chose other experts over a margin of %.3g", route->layer,
-                              line_case(j, route->case_index), route->position, route->margin);
+            return LINE_PRINT(j, "layer %" PRIu32 " at %s:%" PRIu32 " chose other experts over a margin of %s", route->layer,
+                              line_case(j, route->case_index), route->position, NUMBER(route->margin, 3));
     }
     return "";
 }

@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "harness/base/floating.h"
+#include "harness/base/number.h"
 #include "harness/judge/tally.h"
 
 enum { EVIDENCE_COLUMN = 11, EVIDENCE_INDENT = 13, WORST = 3 };
@@ -34,9 +35,9 @@ static void put_position(struct page *page, const struct report *report, const s
         page_print(page, EVIDENCE_INDENT, " logits %s, of the reference %s",
                    metric_row_class_name(metric->candidate_class), metric_row_class_name(metric->reference_class));
     else
-        page_print(page, EVIDENCE_INDENT, " %s, %" PRId64 " for %" PRId64 ", gap %.4g nat, KL %.3g",
+        page_print(page, EVIDENCE_INDENT, " %s, %" PRId64 " for %" PRId64 ", gap %s nat, KL %s",
                    position->introduced ? "introduced flip" : agreement_name(position->agreement), metric->pick,
-                   metric->top1, metric->gap, metric->kl);
+                   metric->top1, NUMBER(metric->gap, 4), NUMBER(metric->kl, 3));
     if (position->route_layer >= 0)
         page_print(page, EVIDENCE_INDENT, ", after layer %" PRId64 " chose other experts at position %" PRId64,
                    position->route_layer, position->route_position);
@@ -95,11 +96,11 @@ static void put_state(struct page *page, const struct report *report, const stru
 {
     char name[48];
     page_to(page, EVIDENCE_COLUMN);
-    page_print(page, EVIDENCE_INDENT, "%s %s: %s, error %.4g", report->suite->cases[state->case_index].id,
+    page_print(page, EVIDENCE_INDENT, "%s %s: %s, error %s", report->suite->cases[state->case_index].id,
                state_name(state->layer, state->kind, name), metric_row_class_name(state->candidate.candidate_class),
-               state->candidate.error);
+               NUMBER(state->candidate.error, 4));
     if (state->has_expected)
-        page_print(page, EVIDENCE_INDENT, ", expected %.4g", state->expected.error);
+        page_print(page, EVIDENCE_INDENT, ", expected %s", NUMBER(state->expected.error, 4));
     if (state->after_tie)
         page_print(page, EVIDENCE_INDENT, ", after a tie of a router");
     page_end(page);

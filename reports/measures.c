@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "harness/base/floating.h"
+#include "harness/base/number.h"
 
 // --- JSON
 
@@ -101,7 +102,7 @@ void measures_put_routing(struct page *page, const struct report *report)
     if (comparison->routing_known)
         page_print(page, 2, ", %" PRIu64 " of them within selection noise", ties);
     else
-        page_print(page, 2, "; two bare traces do not tell by which scores they were chosen");
+        page_print(page, 2, "; two bare traces do not tell by which scores they were chosen, --model CHECKPOINT does");
     page_end(page);
     for (size_t i = 0; i < comparison->n_layers; i++) {
         const struct compared_layer *layer = &comparison->layers[i];
@@ -110,9 +111,10 @@ void measures_put_routing(struct page *page, const struct report *report)
         page_to(page, 4);
         page_print(page, 6, "layer %" PRIu32 ": %" PRIu64 " changed", layer->layer, layer->changed);
         if (comparison->routing_known)
-            page_print(page, 6, ", %" PRIu64 " ties, largest margin %.3g (%.2f deviations)", layer->ties, layer->largest_margin,
-                       layer->largest_depth);
-        page_print(page, 6, "; noise of a logit %.3g, error of the weights %.3g", layer->sigma, layer->weight_error);
+            page_print(page, 6, ", %" PRIu64 " ties, largest margin %s (%s deviations)", layer->ties,
+                       NUMBER(layer->largest_margin, 3), NUMBER_FIXED(layer->largest_depth, 2));
+        page_print(page, 6, "; noise of a logit %s, error of the weights %s", NUMBER(layer->sigma, 3),
+                   NUMBER(layer->weight_error, 3));
         page_end(page);
     }
 }
@@ -201,11 +203,11 @@ static void put_chart(struct page *page, const char *kind, const struct chart *c
     page_print(page, BARS_COLUMN, "%s", kind);
     page_to(page, BARS_COLUMN);
     page_print(page, BARS_COLUMN, "%s", bars);
-    page_print(page, BARS_COLUMN, " %.3g after %" PRIu32 ", %.3g after %" PRIu32 "; worst %.3g in layer %" PRIu32 " after %" PRIu32,
-               chart->error[0], chart->end[0], chart->error[chart->n - 1], chart->end[chart->n - 1], chart->worst,
-               chart->worst_layer, chart->worst_position);
+    page_print(page, BARS_COLUMN, " %s after %" PRIu32 ", %s after %" PRIu32 "; worst %s in layer %" PRIu32 " after %" PRIu32,
+               NUMBER(chart->error[0], 3), chart->end[0], NUMBER(chart->error[chart->n - 1], 3), chart->end[chart->n - 1],
+               NUMBER(chart->worst, 3), chart->worst_layer, chart->worst_position);
     if (chart->has_expected)
-        page_print(page, BARS_COLUMN, ", expected %.3g", chart->worst_expected);
+        page_print(page, BARS_COLUMN, ", expected %s", NUMBER(chart->worst_expected, 3));
     page_end(page);
 }
 

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "harness/base/floating.h"
+#include "harness/base/number.h"
 #include "harness/run/engine.h"
 #include "reports/evidence.h"
 #include "reports/measures.h"
@@ -220,17 +221,18 @@ static void put_sum(struct page *page, const struct report *report)
         page_end(page);
         page_print(
             page, 2,
-            "share of positions without an introduced flip: at least %.4f (%g %% one-sided, design effect %.2g)",
-            report->bound, 100 * report->confidence, report->design_effect);
+            "share of positions without an introduced flip: at least %s (%g %% one-sided, design effect %s)",
+            NUMBER_FIXED(report->bound, 4), 100 * report->confidence, NUMBER(report->design_effect, 2));
         page_end(page);
         if (report->expected_flips > 0) {
-            page_print(page, 2, "flips that the margins and the measured noise predict: %.1f +- %.1f",
-                       report->expected_flips, report->expected_flips_sd);
+            page_print(page, 2, "flips that the margins and the measured noise predict: %s +- %s",
+                       NUMBER_FIXED(report->expected_flips, 1), NUMBER_FIXED(report->expected_flips_sd, 1));
             page_end(page);
         }
         if (report->agreed < report->positions) {
-            page_print(page, 2, "worst disagreement: gap %.4g nat, margin %.4g nat, probability margin %.4g",
-                       report->worst_gap, report->worst_margin, report->worst_probability_margin);
+            page_print(page, 2, "worst disagreement: gap %s nat, margin %s nat, probability margin %s",
+                       NUMBER(report->worst_gap, 4), NUMBER(report->worst_margin, 4),
+                       NUMBER(report->worst_probability_margin, 4));
             page_end(page);
         }
     }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "harness/base/half.h"
+#include "harness/base/number.h"
 #include "runtime/difference.h"
 #include "runtime/distance.h"
 #include "runtime/stored.h"
@@ -260,25 +261,25 @@ static void compare_distance(struct auditor *auditor, const struct weight *found
             auditor, found->name,
             arena_print(auditor->arena,
                         "%s codebooks fit their rows worse than the scheme's: the first, of row %u on, is off by "
-                        "%.3g (RMS) where %.3g is computed",
-                        count_text(distance.wrong_scales, count), distance.scale_row, distance.scale,
-                        distance.scale_computed));
+                        "%s (RMS) where %s is computed",
+                        count_text(distance.wrong_scales, count), distance.scale_row, NUMBER(distance.scale, 3),
+                        NUMBER(distance.scale_computed, 3)));
     else if (distance.wrong_scales)
         add_finding(auditor, found->name,
                     arena_print(auditor->arena,
-                                "%s scales are not the scheme's: the first, row %u block %u, is %.6g where %.6g is "
+                                "%s scales are not the scheme's: the first, row %u block %u, is %s where %s is "
                                 "computed",
                                 count_text(distance.wrong_scales, count), distance.scale_row, distance.scale_block,
-                                distance.scale, distance.scale_computed));
+                                NUMBER(distance.scale, 6), NUMBER(distance.scale_computed, 6)));
     if (distance.far)
         add_finding(auditor, found->name,
                     arena_print(auditor->arena,
                                 "%s elements are farther from the checkpoint than %s: the first, row %u "
-                                "column %u, is %.6g where the checkpoint has %.6g and %s is %.3g",
+                                "column %u, is %s where the checkpoint has %s and %s is %s",
                                 count_text(distance.far, count),
                                 found->lut ? "the nearest entry of their codebook" : "half a step", distance.row,
-                                distance.column, distance.stored, distance.exact, found->lut ? "the limit" : "a step",
-                                distance.step));
+                                distance.column, NUMBER(distance.stored, 6), NUMBER(distance.exact, 6),
+                                found->lut ? "the limit" : "a step", NUMBER(distance.step, 3)));
 }
 
 // --- counts that fail nothing

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "harness/base/files.h"
+#include "harness/model/stops.h"
 #include "runtime/metadata.h"
 
 static char *join(struct bundle *bundle, const char *name)
@@ -215,6 +216,8 @@ int bundle_open(struct bundle **bundle, const char *directory, struct error *err
     int code = opened->path ? open_metadata(opened, &metadata, error) : no_memory(directory, error);
     if (!code)
         code = open_config(opened, &metadata, error);
+    if (!code)
+        code = stops_open(&opened->config, directory, error);
     if (!code)
         code = open_tokenizer(opened, error);
     if (!code)

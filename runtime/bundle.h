@@ -2,8 +2,9 @@
 //
 //   metadata.json        metadata_version "0.2", kind "llm", name, language{}, source{}, compression{scheme, keep[],
 //                        plan{}}, assay{}
-//   tokenizer/           tokenizer.json and tokenizer_config.json, when the checkpoint has them
+//   tokenizer/           tokenizer.json, tokenizer_config.json and chat_template.jinja, when the checkpoint has them
 //   config.json          byte copy of the checkpoint's
+//   generation_config.json  likewise, when it has one: its stop tokens join those of config.json (stops.h)
 //   precision.json       the precision plan
 //   weights.safetensors  tensors at multiples of 256 bytes: NAME; or NAME.q8 or NAME.q4 with NAME.scale, with
 //                        NAME.scale and NAME.bias, or with NAME.lut
@@ -43,7 +44,7 @@ struct bundle {
 
 // Refused: not a bundle, another metadata_version or kind, unknown scheme, config.json whose hash is not the
 // metadata's, a scheme that the family does not have, a tensor whose stored form is not what the scheme's name says
-// for it (format, block), precision.json missing or unreadable, a declared plan row that the family does not have.
+// for it (format, block), stop tokens that are none, precision.json missing or unreadable, a declared plan row that the family does not have.
 int bundle_open(struct bundle **bundle, const char *directory, struct error *error);
 void bundle_close(struct bundle **bundle);
 

@@ -38,6 +38,10 @@ static void route(struct step *step, uint32_t i, const float *u, const struct ta
     kernels_route(&router, step->router, bias, step->scores, step->chosen, step->weights);
     if (step->fault == FAULT_EXPERT_BIAS_WEIGHS && bias)
         weigh_with_bias(step, &router, bias);
+    if (step->fault == FAULT_ROUTER_SCORES_F16) {
+        step->kernels.round(step->scores, router.experts, PRECISION_F16);
+        kernels_select(&router, step->scores, bias, step->chosen, step->weights);
+    }
     for (uint32_t slot = 0; slot < router.slots; slot++)
         step->ids[slot] = (float)step->chosen[slot];
     tap(taps, i, TAP_ROUTER, step->router, router.experts);

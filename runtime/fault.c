@@ -73,6 +73,8 @@ static const struct {
         "the expert bias is added to the weights, too", NEEDS_EXPERT_BIAS},
     [FAULT_ROUTER_SCORE] = {"router_score",
         "the router takes softmax where it is sigmoid, and the other way round", NEEDS_EXPERTS | NEEDS_SCORE},
+    [FAULT_ROUTER_SCORES_F16] = {"router_scores_f16",
+        "the router's scores are rounded to half before they select and weigh", NEEDS_EXPERTS | NEEDS_SCORE},
     [FAULT_ROUTER_NOT_NORMALISED] = {"router_not_normalised",
         "the experts' weights are not divided by their sum", NEEDS_NORMALISED},
     [FAULT_EXPERT_DOWN] = {"expert_down", "each expert's down projection is that of the next expert", NEEDS_EXPERTS},

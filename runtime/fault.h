@@ -41,6 +41,7 @@ enum fault {
     // experts
     FAULT_EXPERT_BIAS_WEIGHS,     // the bias is added to the weights too, not to the selection alone
     FAULT_ROUTER_SCORE,           // softmax for sigmoid in LFM2, sigmoid for softmax in Qwen3.5
+    FAULT_ROUTER_SCORES_F16,      // its scores are rounded to half before they select and weigh
     FAULT_ROUTER_NOT_NORMALISED,  // the weights are not divided by their sum
     FAULT_EXPERT_DOWN,            // the down projection of the next expert
     FAULT_EXPERT_ROW_SHARED,      // the down projections of all slots are given the first slot's row

@@ -185,5 +185,7 @@ struct router {
 // a NaN logit nor a NaN bias is lost. logits, scores [E]; bias [E] or NULL; ids, weights [k].
 void kernels_route(const struct router *router, const float *logits, const float *bias, float *scores, uint32_t *ids,
                    float *weights);
+// The second part of it: selection and weights, from given scores.
+void kernels_select(const struct router *router, const float *scores, const float *bias, uint32_t *ids, float *weights);
 
 #endif

@@ -25,14 +25,18 @@ static bool precedes(float a, float b)
 void kernels_route(const struct router *router, const float *logits, const float *bias, float *scores, uint32_t *ids,
                    float *weights)
 {
-    const uint32_t k = router->slots;
-    assert(k && k <= router->experts);
     if (router->score == ROUTER_SOFTMAX)
         softmax(logits, router->experts, scores);
     else
         for (uint32_t e = 0; e < router->experts; e++)
             scores[e] = kernels_sigmoid(logits[e]);
+    kernels_select(router, scores, bias, ids, weights);
+}
 
+void kernels_select(const struct router *router, const float *scores, const float *bias, uint32_t *ids, float *weights)
+{
+    const uint32_t k = router->slots;
+    assert(k && k <= router->experts);
     float *selection = weights; // of the slots so far, in descending order
     for (uint32_t e = 0; e < router->experts; e++) {
         const float found = bias ? scores[e] + bias[e] : scores[e];

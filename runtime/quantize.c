@@ -14,7 +14,8 @@
 static bool is_part(const char *name)
 {
     static const char *const parts[] = {
-        ".", "..", "metadata.json", "config.json", "precision.json", "weights.safetensors", "tokenizer"};
+        ".", "..", "metadata.json", "config.json", "generation_config.json", "precision.json", "weights.safetensors",
+        "tokenizer"};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (!strcmp(name, parts[i]))
             return true;
@@ -91,22 +92,27 @@ static int copy_file(const char *from, const char *to, struct error *error)
     return code;
 }
 
+// A file of the checkpoint, under its own name, into `directory`; nothing where the checkpoint has none.
+static int copy_if_there(struct work *work, const char *name, const char *directory, struct error *error)
+{
+    const char *from = file_join(&work->arena, work->request->checkpoint->path, name);
+    const char *to = file_join(&work->arena, directory, name);
+    if (!from || !to)
+        return error_set(error, ERROR_RUNTIME, "%s: no memory", work->request->out);
+    return file_exists(from) ? copy_file(from, to, error) : 0;
+}
+
+// A chat template stands in tokenizer_config.json or, in newer releases, in a file of its own.
 static int copy_tokenizer(struct work *work, struct error *error)
 {
-    const struct checkpoint *checkpoint = work->request->checkpoint;
-    if (!checkpoint->tokenizer_path)
+    static const char *const names[] = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"};
+    if (!work->request->checkpoint->tokenizer_path)
         return 0;
     const char *directory = file_join(&work->arena, staging_path(work->staging), "tokenizer");
-    const char *from = file_join(&work->arena, checkpoint->path, "tokenizer_config.json");
-    const char *target = directory ? file_join(&work->arena, directory, "tokenizer.json") : NULL;
-    const char *target_config = directory ? file_join(&work->arena, directory, "tokenizer_config.json") : NULL;
-    if (!from || !target || !target_config)
-        return error_set(error, ERROR_RUNTIME, "%s: no memory", work->request->out);
-    int code = directory_make(directory, error);
-    if (!code)
-        code = copy_file(checkpoint->tokenizer_path, target, error);
-    if (!code && file_exists(from))
-        code = copy_file(from, target_config, error);
+    int code = directory ? directory_make(directory, error)
+                         : error_set(error, ERROR_RUNTIME, "%s: no memory", work->request->out);
+    for (size_t i = 0; i < sizeof names / sizeof *names && !code; i++)
+        code = copy_if_there(work, names[i], directory, error);
     return code;
 }
 
@@ -174,6 +180,8 @@ static int write_bundle(struct work *work, struct coverage *coverage, struct err
     int code = quantize_weights(request, weights, coverage, error);
     if (!code)
         code = copy_file(request->checkpoint->config_path, config, error);
+    if (!code)
+        code = copy_if_there(work, "generation_config.json", staging_path(work->staging), error);
     if (!code)
         code = copy_tokenizer(work, error);
     if (!code)

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "harness/base/half.h"
+#include "harness/base/number.h"
 #include "harness/base/progress.h"
 #include "runtime/codebook.h"
 #include "runtime/quantize.h"
@@ -259,9 +260,9 @@ static int check_group(const struct job *job, const struct item *item, uint32_t 
             if (isfinite(half_round(w))) // so are the entries, which lie between the values
                 continue;
             return error_set(error, ERROR_INPUT,
-                             "%s: row %u, column %u is %g: only finite values up to 65504, the "
+                             "%s: row %u, column %u is %s: only finite values up to 65504, the "
                              "largest half, can stand in a codebook",
-                             item->name, first + i, k, (double)w);
+                             item->name, first + i, k, NUMBER((double)w, 6));
         }
     return 0;
 }

@@ -386,12 +386,14 @@ Test(compare, two_bare_traces)
     write_arm(&plain);
     const char *reference = record_path(&arena, file_join(&arena, directory, "reference"), "one", NULL);
     const char *candidate = record_path(&arena, file_join(&arena, directory, "candidate"), "one", NULL);
-    cr_assert_eq(compare_traces(&c, reference, candidate, 0.1, 1e-4, &pair, &error), 0, "%s", error.text);
+    struct compare_request request = {.reference = reference, .arms = {candidate}, .floor = 0.1, .reference_error = 1e-4};
+    cr_assert_eq(compare_traces(&c, &request, &pair, &error), 0, "%s", error.text);
     cr_assert_eq(c->compared[CHECK_FLIPS], N + ROLLOUT);
     cr_assert_eq(c->compared[CHECK_STATE], c->declared[CHECK_STATE]);
     cr_assert_eq(c->distances[ARM_EXPECTED].rows, 0);
     compare_close(&c);
-    cr_assert_eq(compare_traces(&c, reference, "/nonexistent", 0.1, 1e-4, &pair, &error), ERROR_INPUT);
+    request.arms[ARM_CANDIDATE] = "/nonexistent";
+    cr_assert_eq(compare_traces(&c, &request, &pair, &error), ERROR_INPUT);
 }
 
 Test(compare, validation_says_what_the_suite_cannot_see)

@@ -42,6 +42,7 @@ struct variant {
     bool without_taps, without_first; // of both layers, of layer 1
     const char *wrong;  // a state, its values larger by a tenth; by NaN when `lost`
     bool lost;
+    const char *model_type; // NULL: "lfm2_moe"
 };
 
 static struct arena arena;
@@ -99,7 +100,7 @@ static void write_trace(const struct variant *variant, const char *purpose, uint
     recorded.dense_layers += variant->without_first;
     const struct trace_spec spec = {.config = &recorded, .n = n, .logits = DTYPE_F32, .state = true,
         .taps = variant->without_taps ? TAPS_NONE : TAPS_ROUTER,
-        .contract = {.model = "m", .model_type = "lfm2_moe", .weights_sha256 = "", .config_sha256 = "",
+        .contract = {.model = "m", .model_type = variant->model_type ? variant->model_type : "lfm2_moe", .weights_sha256 = "", .config_sha256 = "",
             .bundle_sha256 = "", .tokenizer_sha256 = "", .engine = variant->arm, .engine_version = "1",
             .device = "cpu", .precision = "float32", .mode = "s1", .position = first,
             .start = first ? "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef" : "zero"}};
@@ -209,6 +210,35 @@ static void expect(const struct variant *candidate, enum check check, enum engin
     cr_expect(!piece || strstr(report->checks[0].detail, piece), "no '%s' in: %s", piece, report->checks[0].detail);
     gate_close(&report);
     compare_close(&comparison);
+}
+
+// What is said of two traces in which nothing is wrong.
+static const char alone[] = "no `expected` arm: judged by the policy's caps alone";
+
+// The whole runs alone, as `assay compare` sees them: what it says of their distance.
+static struct comparison *compared_pair(const struct variant *candidate, const struct model *of, enum verdict verdict,
+                                        const char *piece)
+{
+    struct error error = {0};
+    struct comparison *comparison;
+    struct report *report;
+    const struct suite *pair;
+    write_arm("candidate", candidate);
+    const struct compare_request request = {
+        .reference = record_path(&arena, file_join(&arena, directory, "reference"), "one", NULL),
+        .arms = {[ARM_CANDIDATE] = record_path(&arena, file_join(&arena, directory, "candidate"), "one", NULL)},
+        .floor = policy->limit[LIMIT_FLOOR], .reference_error = policy->limit[LIMIT_REFERENCE_ERROR], .model = of,
+        .routing_sd = policy->limit[LIMIT_ROUTING_SD]};
+    cr_assert_eq(compare_traces(&comparison, &request, &pair, &error), 0, "%s", error.text);
+    const struct gate_input input = {.suite = pair, .policy = policy, .comparison = comparison, .kind = ENGINE_TRACE,
+        .engine = "int8", .asked = {[CHECK_DISTANCE] = true}};
+    cr_assert_eq(gate_judge(&report, &input, &error), 0, "%s", error.text);
+    cr_expect_eq(report->checks[0].verdict, verdict, "%s: %s", verdict_name(report->checks[0].verdict),
+                 report->checks[0].detail);
+    const char *detail = report->checks[0].detail;
+    cr_expect(piece == alone ? !strcmp(detail, alone) : strstr(detail, piece) != NULL, "no '%s' in: %s", piece, detail);
+    gate_close(&report);
+    return comparison;
 }
 
 static void expect_distance(const struct variant *candidate, enum verdict verdict, const char *piece)
@@ -350,19 +380,59 @@ Test(compare_routing, a_trace_of_another_number_of_experts_is_refused)
 
 Test(compare_routing, two_bare_traces_know_sets_but_no_margins)
 {
-    struct error error = {0};
-    struct comparison *c;
-    const struct suite *pair;
     struct variant variant = noisy;
     variant.changes[0] = (struct change){.layer = 2, .row = 4, .experts = {1, 2}};
-    write_arm("candidate", &variant);
-    const char *reference = record_path(&arena, file_join(&arena, directory, "reference"), "one", NULL);
-    const char *candidate = record_path(&arena, file_join(&arena, directory, "candidate"), "one", NULL);
-    cr_assert_eq(compare_traces(&c, reference, candidate, 0.1, 1e-4, &pair, &error), 0, "%s", error.text);
+    struct comparison *c = compared_pair(&variant, NULL, VERDICT_WARN,
+        "1 changed expert sets not judged: two bare traces do not tell by which scores they were chosen; "
+        "repeat with --model CHECKPOINT");
     cr_assert(!c->routing_known && c->n_layers == 2 && c->n_routes == 1);
     cr_assert(c->routes[0].position == 4 && c->routes[0].layer == 2);
     cr_assert(isnan(c->routes[0].margin) && !c->routes[0].tie);
     cr_assert_eq(c->layers[1].misrouted, 0);
+    compare_close(&c);
+    c = compared_pair(&noisy, NULL, VERDICT_WARN, alone); // nothing changed, nothing to judge
+    cr_assert(!c->routing_known && !c->n_routes);
+    compare_close(&c);
+}
+
+Test(compare_routing, a_model_gives_two_traces_the_margins_of_its_biased_scores)
+{
+    struct variant variant = noisy;
+    variant.changes[0] = (struct change){.layer = 1, .row = 4, .add = {0.0f, 0.1f}}; // as between two directories
+    struct comparison *c = compared_pair(&variant, &model, VERDICT_WARN, alone);
+    cr_assert(c->routing_known && c->n_routes == 1 && c->routes[0].tie);
+    cr_assert_float_eq(c->routes[0].margin, 1.0 / (1.0 + exp(-0.5)) + 0.125 - 1.0 / (1.0 + exp(-1.0)), 1e-12);
+    compare_close(&c);
+    variant.changes[0] = (struct change){.layer = 2, .row = 4, .add = {0.8f}};
+    c = compared_pair(&variant, &model, VERDICT_FAIL, "layer 2 at one.safetensors:4 chose other experts over a margin of 0.122");
+    compare_close(&c);
+    variant.changes[0] = (struct change){.layer = 2, .row = 4, .experts = {1, 2}};
+    c = compared_pair(&variant, &model, VERDICT_FAIL, "own logits do not select 1");
+    compare_close(&c);
+    variant.without_taps = true;
+    c = compared_pair(&variant, &model, VERDICT_WARN, "routers: compared 0 of 24 rows; record traces with --taps router");
+    compare_close(&c);
+}
+
+Test(compare_routing, traces_of_qwen_tell_margins_without_a_model)
+{
+    // softmax of layer 2's logits: e^0, e^1, e^-1, e^0.5 over their sum; experts 1 and 3 over 0
+    const double sum = 1.0 + exp(1.0) + exp(-1.0) + exp(0.5);
+    struct variant variant = noisy;
+    variant.changes[0] = (struct change){.layer = 2, .row = 4, .add = {0.8f}};
+    variant.model_type = "qwen3_5_moe_text";
+    variant.without_first = true; // its experts are those of biased scores
+    write_arm("reference", &(struct variant){.flips = {NOWHERE, NOWHERE}, .model_type = "qwen3_5_moe_text", .without_first = true});
+    struct comparison *c = compared_pair(&variant, NULL, VERDICT_FAIL, "layer 2 at one.safetensors:4 chose other experts");
+    cr_assert(c->routing_known && c->n_routes == 1 && !c->routes[0].tie);
+    cr_assert_float_eq(c->routes[0].margin, (exp(0.5) - 1.0) / sum, 1e-12);
+    compare_close(&c);
+    variant.changes[0] = (struct change){.layer = 2, .row = 4, .experts = {1, 2}};
+    c = compared_pair(&variant, NULL, VERDICT_FAIL, "own logits do not select 1");
+    compare_close(&c);
+    variant.changes[0] = (struct change){.layer = NOWHERE};
+    c = compared_pair(&variant, NULL, VERDICT_WARN, alone);
+    cr_assert(c->routing_known && !c->n_routes);
     compare_close(&c);
 }
 

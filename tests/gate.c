@@ -368,3 +368,19 @@ Test(gate, expected_flips_are_the_sum_of_normal_tails)
     cr_assert_float_eq(expected, tail + 0.5, 1e-15);
     cr_assert_float_eq(sd, sqrt(tail * (1 - tail) + 0.25), 1e-15);
 }
+
+// The sign of a NaN differs between machines, and so would the sentence.
+Test(gate, a_nan_of_either_sign_fails_and_reads_nan)
+{
+    const double nans[] = {(double)NAN, copysign((double)NAN, -1.0)};
+    for (size_t i = 0; i < sizeof nans / sizeof *nans; i++) {
+        struct distance *d = &bench.comparison.distances[ARM_CANDIDATE];
+        d->sigma = d->rms = d->kl_mean = d->kl_p99 = bench.states[0].candidate.error = nans[i];
+        expect(CHECK_DISTANCE, VERDICT_FAIL, 1);
+        cr_expect(strstr(line(CHECK_DISTANCE)->detail, "RMS NaN, limit 0.05"), "%s", line(CHECK_DISTANCE)->detail);
+        cr_expect_not(strstr(line(CHECK_DISTANCE)->detail, "nan"), "%s", line(CHECK_DISTANCE)->detail);
+        expect(CHECK_STATE, VERDICT_FAIL, 1);
+        cr_expect(strstr(line(CHECK_STATE)->detail, "error NaN, expected 0.01"), "%s", line(CHECK_STATE)->detail);
+        cr_expect_not(strstr(line(CHECK_STATE)->detail, "nan"), "%s", line(CHECK_STATE)->detail);
+    }
+}

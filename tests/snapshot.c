@@ -137,8 +137,24 @@ Test(snapshot, that_is_not_there_is_refused)
     const struct record_run without = {.tokens = tokens, .n = N, .state = true};
     trace = recorded(&without, &fake, 0, "without");
     cr_expect_eq(trace_state_at(trace, 4, &arena, &state, &error), ERROR_INPUT);
-    cr_expect(strstr(error.text, "--state-every"), "%s", error.text);
+    cr_expect(strstr(error.text, "no snapshot after 4 positions, the trace has 11; record it with --state-every N and --state"),
+              "%s", error.text);
     trace_close(&trace);
+}
+
+// Keys and values stand in the end state, so that --state-every alone keeps half of each state on the way.
+Test(snapshot, without_an_end_state_is_refused_by_the_option_that_keeps_it)
+{
+    struct fake fake = fake_make(HEALTHY);
+    const struct record_run snapshots = {.tokens = tokens, .n = N, .state_every = EVERY};
+    struct trace *trace = recorded(&snapshots, &fake, 0, "snapshots");
+    trace_close(&trace);
+    const struct record_run rest = {.tokens = tokens + EVERY, .n = N - EVERY, .from = place("snapshots"), .at = EVERY};
+    cr_expect_eq(record_run(&record, &rest, &fake.engine, place("rest"), &error), ERROR_INPUT);
+    cr_expect(strstr(error.text, "no keys and values") && strstr(error.text, "record it with --state, beside"), "%s",
+              error.text);
+    cr_expect_not(file_exists(place("rest")));
+    continues(HEALTHY, true); // the control: with both
 }
 
 // A trace of N tokens whose snapshot is called `name`.

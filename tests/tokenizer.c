@@ -15,7 +15,7 @@
 
 #define GOLDENS ASSAY_FIXTURES "/tokenizers/goldens.json"
 #define LFM2 ASSAY_FIXTURES "/models/lfm2-mini/tokenizer.json"
-#define QWEN ASSAY_FIXTURES "/tokenizers/qwen35-mini/tokenizer.json"
+#define QWEN ASSAY_FIXTURES "/models/qwen35-mini/tokenizer.json"
 
 enum { CORPUS = 91, CASES = 471, ODD = 27, ODD_TEXTS = 96 }; // a lost case is a failure, not a shorter test
 

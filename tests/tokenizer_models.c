@@ -10,7 +10,7 @@
 #include "harness/base/json.h"
 #include "harness/model/tokenizer.h"
 
-#define QWEN ASSAY_FIXTURES "/tokenizers/qwen35-mini/tokenizer.json"
+#define QWEN ASSAY_FIXTURES "/models/qwen35-mini/tokenizer.json"
 
 static struct error error;
 static struct arena arena;

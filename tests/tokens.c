@@ -454,7 +454,7 @@ Test(tokens, a_long_text_of_one_kind_takes_no_longer_than_prose)
                                         "it's "};
     struct tokenizer *tokenizers[2];
     cr_assert_eq(tokenizer_open(&tokenizers[0], LFM2, &error), 0, "%s", error.text);
-    cr_assert_eq(tokenizer_open(&tokenizers[1], ASSAY_FIXTURES "/tokenizers/qwen35-mini/tokenizer.json", &error), 0);
+    cr_assert_eq(tokenizer_open(&tokenizers[1], ASSAY_FIXTURES "/models/qwen35-mini/tokenizer.json", &error), 0);
     struct text text = {0};
     for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
         text.size = 0;

@@ -146,7 +146,7 @@ Test(writer_measures, text_of_two_bare_traces_claims_no_margins)
     s.comparison.routing_known = false;
     expect_piece(written(&writer_text),
         "  routers: 2 of 18 choices are other experts than the reference's; two bare traces do not tell by\n"
-        "  which scores they were chosen\n"
+        "  which scores they were chosen, --model CHECKPOINT does\n"
         "    layer 2: 2 changed; noise of a logit 0.5, error of the weights 0.25\n");
 }
 
@@ -160,7 +160,7 @@ Test(writer_measures, text_draws_the_worst_layer_against_position)
         "  since the snapshot before)\n"
         "  second\n"
         "    conv  \u2582\u2588\u2584 0.25 after 4, 0.5 after 12; worst 1 in layer 2 after 8, expected 0.125\n"
-        "    delta \u2581!! 0.25 after 4, inf after 12; worst nan in layer 1 after 8\n");
+        "    delta \u2581!! 0.25 after 4, inf after 12; worst NaN in layer 1 after 8\n");
     cr_assert_not(strstr(text, "  first\n    "));
 }
 

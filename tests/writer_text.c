@@ -105,3 +105,31 @@ Test(writer_text, colour_is_only_there_when_asked_for)
     cr_assert_eq(times(coloured, "\033["), 2 * (times(plain, "\nFAIL") + times(plain, "\nPASS") +
                                                 times(plain, "\nERROR") + times(plain, "\nNOT_RUN")));
 }
+
+// The sign of a NaN differs between machines, and so would the text.
+Test(writer_text, a_nan_of_either_sign_reads_nan)
+{
+    const double nan = copysign((double)NAN, -1.0);
+    struct compared_layer layer = {.layer = 2, .rows = 4, .changed = 1, .largest_margin = nan, .largest_depth = nan,
+        .sigma = nan, .weight_error = nan};
+    struct compared_snapshot snapshot = {.case_index = 0, .position = 4, .kind = STATE_CONV, .has_expected = true,
+        .candidate = {.error = nan}, .expected = {.error = nan}};
+    s.comparison.layers = &layer;
+    s.comparison.n_layers = 1;
+    s.comparison.routing_known = true;
+    s.comparison.snapshots = &snapshot;
+    s.comparison.n_snapshots = 1;
+    s.positions[1].metric.gap = s.positions[1].metric.kl = nan;
+    s.checks[2].verdict = VERDICT_FAIL;
+    for (size_t i = 0; i < s.comparison.n_states; i++)
+        s.comparison.states[i].candidate.error = s.comparison.states[i].expected.error = nan;
+    s.report.bound = s.report.design_effect = s.report.expected_flips_sd = nan;
+    s.report.expected_flips = 1.0;
+    s.report.worst_gap = s.report.worst_margin = s.report.worst_probability_margin = nan;
+    const char *text = written(&writer_text);
+    cr_expect_not(strstr(text, "nan"), "%s", text);
+    static const char *const pieces[] = {"gap NaN nat, KL NaN", "error NaN", "expected NaN", "at least NaN", "1.0 +- NaN",
+        "worst disagreement: gap NaN nat", "largest margin NaN (NaN deviations)", "noise of a logit NaN", "NaN after 4"};
+    for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++)
+        cr_expect(strstr(text, pieces[i]), "no '%s' in\n%s", pieces[i], text);
+}

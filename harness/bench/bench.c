@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "harness/base/half.h"
+#include "harness/base/number.h"
 #include "harness/base/progress.h"
 
 enum { TRIES = 3 };                      // times the rounds that are wanted
@@ -86,10 +87,10 @@ static int compare_rows(const struct engine *engine, const char *way, const floa
         if (finite && float_to_bits(found[i]) == float_to_bits(expected[i]))
             continue;
         return error_set(error, ERROR_CONTRACT,
-                         "%s, %s: token %zu, logit %zu is %a, expected %s (%a by the portable kernels on one thread); "
+                         "%s, %s: token %zu, logit %zu is %s, expected %s (%s by the portable kernels on one thread); "
                          "nothing was timed",
-                         engine->name, way, i / vocabulary, i % vocabulary, (double)found[i],
-                         finite ? "the same bits" : "a finite number", (double)expected[i]);
+                         engine->name, way, i / vocabulary, i % vocabulary, NUMBER_EXACT((double)found[i]),
+                         finite ? "the same bits" : "a finite number", NUMBER_EXACT((double)expected[i]));
     }
     return 0;
 }

@@ -14,6 +14,7 @@
 
 static const struct option compare_options[] = {
     {"policy", "FILE", "the limits (default: policies/release.json)"},
+    {"model", "CHECKPOINT", "that both are of: by its bias the experts of LFM2-MoE were chosen, which traces do not hold"},
     {"out", "DIR", "write report.json, report.txt, positions.csv and junit.xml there"},
     {0},
 };
@@ -33,72 +34,114 @@ static void require_shown(struct policy *policy, const struct comparison *compar
         policy->limit[LIMIT_MIN_TOP1] = distinct < 1.0 ? 1.0 : distinct;
 }
 
-static int compare_run(const struct options *options, struct arena *arena, struct policy **policy,
-                       struct comparison **comparison, struct report **report, struct error *error)
+struct pair {
+    struct arena arena;
+    struct subject *subject; // NULL without --model
+    struct policy *policy;
+    struct comparison *comparison;
+    struct report *report;
+};
+
+static void close_pair(struct pair *pair)
 {
-    const double started = progress_clock();
-    const char *path = options_text(options, "policy"), *out = options_text(options, "out");
-    const char *reference = options->positional[0], *candidate = options->positional[1];
-    struct trace *trace;
-    const struct suite *suite;
-    int code = trace_open(&trace, reference, error);
-    if (code)
-        return code;
-    if (!path)
-        code = subject_data(arena, "policies/release.json", "--policy FILE", &path, error);
-    if (!code)
-        code = policy_open(policy, path, family_of_type(trace->contract.model_type), NULL, error);
+    gate_close(&pair->report);
+    compare_close(&pair->comparison);
+    policy_close(&pair->policy);
+    subject_close(&pair->subject);
+    arena_close(&pair->arena);
+}
+
+// Weights and config of the trace, where it states them, are the checkpoint's.
+static int belongs(const struct subject *subject, const struct trace *trace, struct error *error)
+{
+    const struct {
+        const char *key, *trace, *model;
+    } hashes[] = {{"weights_sha256", trace->contract.weights_sha256, subject->contract.weights_sha256},
+                  {"config_sha256", trace->contract.config_sha256, subject->contract.config_sha256}};
+    for (size_t i = 0; i < sizeof hashes / sizeof *hashes; i++)
+        if (hashes[i].trace[0] && strcmp(hashes[i].trace, hashes[i].model))
+            return error_set(error, ERROR_CONTRACT, "%s: %s is %s, and %s in --model %s; name the checkpoint that the trace "
+                             "was recorded from", trace->file->path, hashes[i].key, hashes[i].trace, hashes[i].model,
+                             subject->checkpoint->path);
+    return 0;
+}
+
+static int open_pair(struct pair *pair, const struct options *options, struct error *error)
+{
+    const char *path = options_text(options, "policy"), *model = options_text(options, "model");
+    struct trace *trace = NULL;
+    int code = model ? subject_open(&pair->subject, model, error) : 0;
+    if (!code && pair->subject && !(code = trace_open(&trace, options->positional[1], error)))
+        code = belongs(pair->subject, trace, error);
     trace_close(&trace);
     if (!code)
-        code = compare_traces(comparison, reference, candidate, (*policy)->limit[LIMIT_FLOOR],
-                              (*policy)->limit[LIMIT_REFERENCE_ERROR], &suite, error);
+        code = trace_open(&trace, options->positional[0], error);
+    if (!code && pair->subject)
+        code = belongs(pair->subject, trace, error);
+    if (!code && !path)
+        code = subject_data(&pair->arena, "policies/release.json", "--policy FILE", &path, error);
+    if (!code)
+        code = policy_open(&pair->policy, path, family_of_type(trace->contract.model_type), NULL, error);
+    trace_close(&trace);
+    return code;
+}
+
+static int compare_run(struct pair *pair, const struct options *options, struct error *error)
+{
+    const double started = progress_clock();
+    const char *out = options_text(options, "out");
+    const struct suite *suite;
+    int code = open_pair(pair, options, error);
     if (code)
         return code;
-    require_shown(*policy, *comparison);
-    struct gate_input input = {.suite = suite, .policy = *policy, .comparison = *comparison, .kind = ENGINE_TRACE,
-        .engine = (*comparison)->candidate.engine,
-        .asked = {[CHECK_FLIPS] = true, [CHECK_DISTANCE] = true, [CHECK_STATE] = (*comparison)->declared[CHECK_STATE] > 0}};
-    code = gate_judge(report, &input, error);
+    const struct compare_request request = {.reference = options->positional[0],
+        .arms = {[ARM_CANDIDATE] = options->positional[1]}, .floor = pair->policy->limit[LIMIT_FLOOR],
+        .reference_error = pair->policy->limit[LIMIT_REFERENCE_ERROR],
+        .model = pair->subject ? &pair->subject->model : NULL, .routing_sd = pair->policy->limit[LIMIT_ROUTING_SD]};
+    code = compare_traces(&pair->comparison, &request, &suite, error);
     if (code)
         return code;
-    (*report)->command = options->line;
-    (*report)->model_path = reference;
-    (*report)->bundle_path = candidate;
-    (*report)->seconds = progress_clock() - started;
+    const struct comparison *comparison = pair->comparison;
+    require_shown(pair->policy, comparison);
+    struct gate_input input = {.suite = suite, .policy = pair->policy, .comparison = comparison, .kind = ENGINE_TRACE,
+        .engine = comparison->candidate.engine,
+        .asked = {[CHECK_FLIPS] = true, [CHECK_DISTANCE] = true, [CHECK_STATE] = comparison->declared[CHECK_STATE] > 0}};
+    code = gate_judge(&pair->report, &input, error);
+    if (code)
+        return code;
+    pair->report->command = options->line;
+    pair->report->model_path = request.reference;
+    pair->report->bundle_path = request.arms[ARM_CANDIDATE];
+    pair->report->seconds = progress_clock() - started;
     if (out)
-        code = writer_all(*report, out, error);
+        code = writer_all(pair->report, out, error);
     return code;
 }
 
 static int run_compare(const struct options *options, struct error *error)
 {
-    struct arena arena = {0};
-    struct policy *policy = NULL;
-    struct comparison *comparison = NULL;
-    struct report *report = NULL;
+    struct pair pair = {0};
     struct output *output;
     files_guard_signals(options->line);
-    int code = compare_run(options, &arena, &policy, &comparison, &report, error);
+    int code = compare_run(&pair, options, error);
     if (!code && options->json && !(code = output_open(&output, "/dev/stdout", error))) {
-        writer_json.write(output, report);
+        writer_json.write(output, pair.report);
         code = output_commit(&output, error);
     } else if (!code) {
-        const char *text = writer_text_render(&arena, report, isatty(STDOUT_FILENO));
+        const char *text = writer_text_render(&pair.arena, pair.report, isatty(STDOUT_FILENO));
         code = text ? 0 : error_set(error, ERROR_RUNTIME, "out of memory");
         if (text)
             fputs(text, stdout);
     }
-    const int status = code ? code : report->exit_code;
-    gate_close(&report);
-    compare_close(&comparison);
-    policy_close(&policy);
-    arena_close(&arena);
+    const int status = code ? code : pair.report->exit_code;
+    close_pair(&pair);
     return status;
 }
 
 const struct command command_compare = {
     "compare", "REFERENCE.safetensors CANDIDATE.safetensors", "compare two traces of the same tokens",
-    "Flips, distances and end states of the candidate against the reference, judged by the policy's budget and caps. There is\n"
-    "no fp16 arm in two bare traces: every real flip counts as introduced.",
+    "Flips, distances, choices of experts (recorded with --taps router) and end states of the candidate against the\n"
+    "reference, judged by the policy's budget and caps. There is no fp16 arm in two bare traces: every real flip counts as\n"
+    "introduced.",
     "assay compare out/reference.safetensors out/int8.safetensors",
     compare_options, 2, 2, run_compare};

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "harness/base/floating.h"
+#include "harness/base/number.h"
 #include "harness/judge/checks_routing.h"
 #include "harness/judge/line.h"
 #include "harness/judge/tally.h"
@@ -13,8 +14,9 @@
 
 static const char *describe_flip(struct judging *j, const struct compared_position *p)
 {
-    const char *flip = LINE_PRINT(j, "%s position %" PRIu32 ": %" PRId64 " where the reference has %" PRId64 ", gap %.4g nat",
-                                  line_case(j, p->case_index), p->position, p->metric.pick, p->metric.top1, p->metric.gap);
+    const char *flip = LINE_PRINT(j, "%s position %" PRIu32 ": %" PRId64 " where the reference has %" PRId64 ", gap %s nat",
+                                  line_case(j, p->case_index), p->position, p->metric.pick, p->metric.top1,
+                                  NUMBER(p->metric.gap, 4));
     return p->route_layer < 0 ? flip
                               : LINE_PRINT(j, "%s; layer %" PRId64 " had chosen other experts at position %" PRId64, flip,
                                            p->route_layer, p->route_position);
@@ -71,7 +73,7 @@ static void check_rows(struct judging *j, enum check check, enum limit least)
     tally_count(j->input, check, TALLY_ALL_CASES, tally_sigma(j->comparison), &tally);
     j->line->agree = tally.agree;
     j->line->of = tally.rows;
-    line_remark(j, tally.worst ? LINE_PRINT(j, "%s; largest gap %.4g nat", describe_counts(j, &tally), tally.worst->metric.gap)
+    line_remark(j, tally.worst ? LINE_PRINT(j, "%s; largest gap %s nat", describe_counts(j, &tally), NUMBER(tally.worst->metric.gap, 4))
                           : describe_counts(j, &tally));
     judge_rows(j, check, least, &tally);
 }
@@ -187,8 +189,8 @@ static void judge_states(struct judging *j, bool seeded, enum limit ratio_limit)
     judge_state_precision(j, seeded);
     if (worst)
         line_number(j, "state error / expected", state_ratio(worst), ratio_limit, false,
-               LINE_PRINT(j, "%s of %s: error %.3g, expected %.3g", state_name(worst->layer, worst->kind, name),
-                     line_case(j, worst->case_index), worst->candidate.error, worst->expected.error));
+               LINE_PRINT(j, "%s of %s: error %s, expected %s", state_name(worst->layer, worst->kind, name),
+                     line_case(j, worst->case_index), NUMBER(worst->candidate.error, 3), NUMBER(worst->expected.error, 3)));
     const char *counts = judge_state_caps(j, seeded);
     if (n && !worst)
         line_rule(j, VERDICT_WARN, LINE_PRINT(j, "no `expected` arm: judged by the policy's caps alone%s", counts));
@@ -279,7 +281,8 @@ static void check_flips(struct judging *j)
     // real flips that the fp16 arm makes, too, are the reference's resolution and not this bundle's noise
     const double flips = (double)(tally.ties + tally.near_ties + tally.introduced + tally.known);
     line_number(j, "flips over those that noise explains, in deviations", flips <= expected ? 0.0 : (flips - expected) / sd,
-           LIMIT_SHAPE_SD, false, LINE_PRINT(j, "%.0f flips, %.1f +- %.1f explained by sigma %.4g", flips, expected, sd, sigma));
+           LIMIT_SHAPE_SD, false, LINE_PRINT(j, "%.0f flips, %s +- %s explained by sigma %s", flips, NUMBER_FIXED(expected, 1),
+                                             NUMBER_FIXED(sd, 1), NUMBER(sigma, 4)));
 }
 
 static void judge_coverage(struct judging *j, const struct distance *d)
@@ -325,8 +328,10 @@ static void check_distance(struct judging *j)
     tally_count(j->input, CHECK_DISTANCE, TALLY_ALL_CASES, tally_sigma(comparison), &tally);
     j->line->of = tally.rows;
     j->line->agree = tally.agree;
-    line_remark(j, LINE_PRINT(j, "sigma %.4g, RMS %.4g, KL mean %.3g, p99 %.3g, max %.3g%s", d->sigma, d->rms, d->kl_mean, d->kl_p99,
-                    d->kl_max, e->rows ? LINE_PRINT(j, "; expected: sigma %.4g, KL mean %.3g", e->sigma, e->kl_mean) : ""));
+    const char *healthy = e->rows ? LINE_PRINT(j, "; expected: sigma %s, KL mean %s", NUMBER(e->sigma, 4), NUMBER(e->kl_mean, 3))
+                                  : "";
+    line_remark(j, LINE_PRINT(j, "sigma %s, RMS %s, KL mean %s, p99 %s, max %s%s", NUMBER(d->sigma, 4), NUMBER(d->rms, 4),
+                              NUMBER(d->kl_mean, 3), NUMBER(d->kl_p99, 3), NUMBER(d->kl_max, 3), healthy));
     if (d->rows) {
         judge_coverage(j, d);
         if (e->rows) {

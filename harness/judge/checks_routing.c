@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "harness/base/floating.h"
+#include "harness/base/number.h"
 
 // The worst of all layers, each with the layer that it is of.
 struct worst {
@@ -23,8 +24,8 @@ static const char *describe_route(struct judging *j, double depth)
     for (size_t i = 0; i < j->comparison->n_routes; i++) {
         const struct compared_route *route = &j->comparison->routes[i];
         if (route->depth == depth || (isnan(route->depth) && isnan(depth)))
-            return LINE_PRINT(j, "layer %" PRIu32 " at %s:%" PRIu32 " chose other experts over a margin of %.3g", route->layer,
-                              line_case(j, route->case_index), route->position, route->margin);
+            return LINE_PRINT(j, "layer %" PRIu32 " at %s:%" PRIu32 " chose other experts over a margin of %s", route->layer,
+                              line_case(j, route->case_index), route->position, NUMBER(route->margin, 3));
     }
     return "";
 }
@@ -33,7 +34,7 @@ static void judge_layers(struct judging *j)
 {
     const struct comparison *comparison = j->comparison;
     struct worst depth = {-1.0, 0}, noise = {-1.0, 0}, weights = {-1.0, 0}, sigma = {-1.0, 0};
-    uint64_t misrouted = 0, expected_rows = 0;
+    uint64_t misrouted = 0, changed = 0, expected_rows = 0;
     uint32_t first_misrouted = 0;
     for (size_t i = 0; i < comparison->n_layers; i++) {
         const struct compared_layer *layer = &comparison->layers[i];
@@ -43,6 +44,7 @@ static void judge_layers(struct judging *j)
         look(&sigma, layer->sigma, layer->layer);
         first_misrouted = layer->misrouted && !misrouted ? layer->layer : first_misrouted;
         misrouted += layer->misrouted;
+        changed += layer->changed;
         expected_rows += layer->expected_rows;
         if (layer->expected_rows) {
             look(&noise, line_ratio(layer->common_sigma, layer->expected_sigma), layer->layer);
@@ -54,6 +56,9 @@ static void judge_layers(struct judging *j)
                     describe_route(j, depth.value));
         line_number(j, "expert sets that the router's own logits do not select", (double)misrouted, LIMIT_MISROUTED, false,
                     LINE_PRINT(j, "first in layer %" PRIu32, first_misrouted));
+    } else if (changed) {
+        line_rule(j, VERDICT_WARN, LINE_PRINT(j, "%" PRIu64 " changed expert sets not judged: two bare traces do not tell by "
+                                              "which scores they were chosen; repeat with --model CHECKPOINT", changed));
     }
     if (expected_rows) {
         line_number(j, "router noise / expected", noise.value, LIMIT_RATIO_ROUTER, false,

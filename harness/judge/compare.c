@@ -226,20 +226,22 @@ static struct suite *pair_suite(struct arena *arena, const struct trace *trace, 
     return suite;
 }
 
-int compare_traces(struct comparison **out, const char *reference, const char *candidate, double floor,
-                   double reference_error, const struct suite **suite, struct error *error)
+int compare_traces(struct comparison **out, const struct compare_request *pair, const struct suite **suite,
+                   struct error *error)
 {
+    const char *candidate = pair->arms[ARM_CANDIDATE];
     *out = NULL;
     if (!file_exists(candidate))
         return error_set(error, ERROR_INPUT, "%s: no such trace", candidate);
     const char *arms[ARM_COUNT] = {[ARM_CANDIDATE] = candidate};
     struct joined joined;
-    int code = join_open(&joined, reference, arms, error);
+    int code = join_open(&joined, pair->reference, arms, error);
     if (code)
         return code;
     struct comparison *comparison = calloc(1, sizeof *comparison);
     *suite = comparison ? pair_suite(&comparison->arena, joined.reference, candidate) : NULL;
-    struct compare_request request = {.suite = *suite, .floor = floor, .reference_error = reference_error};
+    struct compare_request request = *pair;
+    request.suite = *suite;
     struct measuring m = {.request = &request, .comparison = comparison};
     if (!*suite) {
         code = error_set(error, ERROR_RUNTIME, "out of memory");

@@ -25,7 +25,7 @@ struct compare_request {
     double floor;                  // nats; classification of a disagreement is data of the policy, handed through
     double reference_error;        // nats
     bool checks[CHECK_COUNT];      // what was recorded for the candidate
-    const struct model *model;     // whose routers choose by which scores; NULL: unknown, as the bias of LFM2-MoE is
+    const struct model *model;     // whose routers choose by which scores; NULL: what the traces alone tell (measure.h)
     double routing_sd;             // deviations of selection noise up to which a changed expert set is a tie
 };
 
@@ -146,7 +146,7 @@ struct comparison {
     size_t n_routes;
     struct compared_route *routes;          // by case, whole runs before seeded decodes, then position, then layer
     uint64_t routing_declared, routing_compared; // rows x layers
-    bool routing_known;                     // margins and what logits select: the request had a model
+    bool routing_known;                     // margins and what logits select
     size_t n_snapshots;
     struct compared_snapshot *snapshots;    // by case, position, layer, kind
     uint64_t class_count[ROW_CONSTANT + 1]; // candidate rows of every trace, compared or not
@@ -160,10 +160,11 @@ struct comparison {
 // Traces that are not comparable end it with ERROR_CONTRACT or ERROR_INPUT; absent ones of the candidate become `missing`.
 int compare_suite(struct comparison **comparison, const struct compare_request *request, struct error *error);
 
-// Two trace files alone (`assay compare`): every row serves `flips` and `distance`, end states serve `state`. `suite` receives
-// a suite of one case, named after the candidate's file, that lives in the comparison.
-int compare_traces(struct comparison **comparison, const char *reference, const char *candidate, double floor,
-                   double reference_error, const struct suite **suite, struct error *error);
+// Two trace files alone (`assay compare`): every row serves `flips` and `distance`, end states serve `state`. Of the request
+// reference and arms[ARM_CANDIDATE] are files here, its suite and checks are not used, and a model is of these traces.
+// `suite` receives a suite of one case, named after the candidate's file, that lives in the comparison.
+int compare_traces(struct comparison **comparison, const struct compare_request *pair, const struct suite **suite,
+                   struct error *error);
 void compare_close(struct comparison **comparison);
 
 #endif

@@ -4,6 +4,7 @@
 #include <math.h>
 
 #include "harness/base/floating.h"
+#include "harness/base/number.h"
 
 const char *line_kept(struct judging *j, const char *text)
 {
@@ -39,7 +40,8 @@ static void put_number(struct judging *j, const char *name, double value, double
     j->line->numbers[j->line->n_numbers++] = (struct report_number){.name = name, .value = value, .limit = bound,
         .at_least = at_least, .ok = ok, .reason = j->input->policy->reason[limit]};
     if (!ok)
-        line_rule(j, VERDICT_FAIL, LINE_PRINT(j, "%s %.4g, limit %.4g%s%s", name, value, bound, *where ? ", " : "", where));
+        line_rule(j, VERDICT_FAIL, LINE_PRINT(j, "%s %s, limit %s%s%s", name, NUMBER(value, 4), NUMBER(bound, 4),
+                                              *where ? ", " : "", where));
 }
 
 void line_number(struct judging *j, const char *name, double value, enum limit limit, bool at_least, const char *where)

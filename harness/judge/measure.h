@@ -36,7 +36,8 @@ enum second_run { SECOND_AGAIN, SECOND_RESTORED, SECOND_BATCH, SECOND_CHUNK, SEC
 int measure_second_run(struct measuring *m, const struct trace *whole, enum check check, enum second_run way,
                        struct error *error);
 // Routers (measure_routing.c). Open: the layers with experts, of the request's model or, without one, of `trace`; none
-// in a dense model. ERROR_RUNTIME: out of memory.
+// in a dense model. A trace's model_type tells how Qwen3.5-MoE chooses; how LFM2-MoE does, only the model tells (its
+// bias). ERROR_RUNTIME: out of memory.
 int measure_routing_open(struct measuring *m, const struct trace *trace, struct error *error);
 // Every row of the traces. ERROR_CONTRACT: other numbers of experts than the model's.
 int measure_routing(struct measuring *m, const struct joined *joined, bool seeded, struct error *error);

@@ -1,5 +1,6 @@
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "harness/base/floating.h"
 #include "harness/judge/measure.h"
@@ -35,12 +36,21 @@ static int rule_of_model(struct measuring *m, uint32_t layer, struct routing_rul
     return 0;
 }
 
-// A layer of a bare trace: what it chose from is known, how is not.
+// The experts of LFM2-MoE are chosen with a bias that no trace holds, those of Qwen3.5-MoE by the logits alone.
+static enum routing_scores scores_of_trace(const struct trace *trace)
+{
+    const char *family = family_of_type(trace->contract.model_type);
+    return strcmp(family, family_name(FAMILY_QWEN35_MOE)) ? ROUTING_UNKNOWN : ROUTING_SOFTMAX;
+}
+
 static bool rule_of_trace(const struct trace *trace, uint32_t layer, struct routing_rule *rule)
 {
-    *rule = (struct routing_rule){.scores = ROUTING_UNKNOWN};
+    enum { EXPERTS_MAX = 4096 }; // of a config; a file may claim more
+    *rule = (struct routing_rule){.scores = scores_of_trace(trace)};
     const bool found = trace_tap(trace, 0, layer, TAP_ROUTER, &rule->experts) &&
                        trace_experts(trace, 0, layer, &rule->chosen);
+    if (rule->experts > EXPERTS_MAX)
+        rule->scores = ROUTING_UNKNOWN;
     return found && rule->chosen <= rule->experts;
 }
 
@@ -51,7 +61,7 @@ int measure_routing_open(struct measuring *m, const struct trace *trace, struct 
     const struct config *config = m->request->model ? &m->request->model->config : NULL;
     const uint32_t layers = config ? (config->experts ? config->layers : 0) : LAYERS_MAX;
     uint32_t most = 0;
-    comparison->routing_known = config != NULL;
+    comparison->routing_known = config || scores_of_trace(trace) != ROUTING_UNKNOWN;
     comparison->layers = arena_alloc(&comparison->arena, layers, sizeof *comparison->layers);
     m->rules = arena_alloc(&comparison->arena, layers, sizeof *m->rules);
     if (!comparison->layers || !m->rules)

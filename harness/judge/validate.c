@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "harness/base/floating.h"
+#include "harness/base/number.h"
 #include "harness/judge/metric.h"
 #include "harness/run/record.h"
 #include "harness/run/trace.h"
@@ -112,7 +113,8 @@ static void compare_answer(struct validating *v, const struct suite_case *c, con
         largest = difference > largest || isnan(difference) ? difference : largest;
         equal++;
     }
-    const char *margins = answer->margins ? arena_print(&out->arena, ", largest difference of a probability margin %.4f", largest)
+    const char *margins = answer->margins ? arena_print(&out->arena, ", largest difference of a probability margin %s",
+                                                        NUMBER_FIXED(largest, 4))
                                           : "";
     const char *line =
         equal == answer->n

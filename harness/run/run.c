@@ -24,6 +24,14 @@ int run_check_hashes(const struct trace *trace, const struct trace_contract *con
     return 0;
 }
 
+static bool has_keys(const struct state *state)
+{
+    for (size_t i = 0; i < state->n; i++)
+        if (state->tensors[i].kind == STATE_K)
+            return true;
+    return false;
+}
+
 static int check_state(const struct trace *trace, const struct state *found, const struct engine *engine,
                        struct arena *arena, struct error *error)
 {
@@ -37,6 +45,10 @@ static int check_state(const struct trace *trace, const struct state *found, con
     const int status = state_make(arena, engine->config, found->position, &expected, error);
     if (status)
         return status;
+    if (has_keys(&expected) && !has_keys(found))
+        return error_set(error, ERROR_INPUT, "%s holds no keys and values, without which nothing goes on after %u "
+                         "positions; record it with --state, beside --state-every N for the positions on the way",
+                         trace->file->path, found->position);
     bool same = found->n == expected.n;
     for (size_t i = 0; i < expected.n && same; i++) {
         const struct state_tensor *x = &found->tensors[i], *y = &expected.tensors[i];

@@ -105,7 +105,8 @@ int trace_state(const struct trace *trace, struct arena *arena, struct state *st
 int trace_snapshots(const struct trace *trace, struct arena *arena, struct state **snapshots, size_t *n,
                     struct error *error);
 // The whole state after `position` tokens: the end state, or a snapshot with the first columns of its keys and values,
-// copied into the arena. ERROR_INPUT: no such snapshot (names those there are), or attention without an end state.
+// copied into the arena; of a trace without an end state, no keys and values. ERROR_INPUT: no such snapshot (names those
+// there are).
 int trace_state_at(const struct trace *trace, uint32_t position, struct arena *arena, struct state *state,
                    struct error *error);
 

@@ -213,8 +213,8 @@ int trace_state_at(const struct trace *trace, uint32_t position, struct arena *a
     if (!code && at == n)
         code = n ? error_set(error, ERROR_INPUT, "%s: no snapshot after %u positions; there are %zu, from %u to %u",
                              trace->file->path, position, n, snapshots[0].position, snapshots[n - 1].position)
-                 : error_set(error, ERROR_INPUT, "%s: no snapshot after %u positions; record it with --state-every N "
-                             "and --state", trace->file->path, position);
+                 : error_set(error, ERROR_INPUT, "%s: no snapshot after %u positions, the trace has %u; record it "
+                             "with --state-every N and --state", trace->file->path, position, end.position);
     if (code)
         return code;
     *state = (struct state){.position = position, .tensors = arena_alloc(arena, end.n + snapshots[at].n, sizeof *end.tensors)};

@@ -13,8 +13,8 @@ static const struct {
     bool gives_back;
 } files[] = {
     {ASSAY_FIXTURES "/models/lfm2-mini/tokenizer.json", true},
-    {ASSAY_FIXTURES "/tokenizers/qwen35-mini/tokenizer.json", false}, // NFC
-    {ASSAY_FIXTURES "/tokenizers/odd/added.json", false},             // strips around added tokens
+    {ASSAY_FIXTURES "/models/qwen35-mini/tokenizer.json", false}, // NFC
+    {ASSAY_FIXTURES "/tokenizers/odd/added.json", false},         // strips around added tokens
     {ASSAY_FIXTURES "/tokenizers/odd/added-nfc.json", false},
     {ASSAY_FIXTURES "/tokenizers/odd/gpt2.json", false}, // adds a space in front
 };

@@ -108,9 +108,9 @@ Test(gate_routing, a_state_after_a_tie_that_is_no_number_fails)
     add_experts();
     struct compared_state *state = &bench.states[2];
     set_error(state, NAN, true);
-    expect_states(VERDICT_FAIL, 1, "state error after a tie of a router nan");
+    expect_states(VERDICT_FAIL, 1, "state error after a tie of a router NaN");
     state->has_expected = false;
-    expect_states(VERDICT_FAIL, 1, "state error after a tie of a router nan");
+    expect_states(VERDICT_FAIL, 1, "state error after a tie of a router NaN");
     set_error(state, 0.1, true);
     state->candidate.candidate_class = ROW_NAN;
     expect_states(VERDICT_FAIL, 1, "1 states are");

@@ -215,7 +215,9 @@ static void pack(void *context, size_t first, size_t end)
 void linear_pack(const struct linear *linear, struct linear_batch *batch, const float *x, uint32_t n, uint32_t tokens)
 {
     struct job job = {.tile = linear->tile, .batch = batch};
+    profile_begin(linear->profile);
     pool_run(linear->pool, linear_batch_set(batch, x, n, tokens), 1, pack, &job);
+    profile_end(linear->profile, NULL);
 }
 
 static bool has_tiles(enum weight_format format)

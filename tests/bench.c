@@ -14,10 +14,12 @@ static struct arena arena;
 static struct checkpoint *checkpoint;
 static struct config config;
 static struct model model;
+static struct bench_stopwatch stopwatch; // of every engine here: they take turns
 
 static void setup(void)
 {
     struct error error = {0};
+    bench_stopwatch_open(&stopwatch);
     int code = checkpoint_open(&checkpoint, ASSAY_FIXTURES "/models/lfm2-mini", &error);
     if (!code)
         code = config_open(&arena, checkpoint->config_path, &config, &error);
@@ -39,7 +41,8 @@ static struct engine *open_runtime(enum isa isa, enum fault fault)
     struct engine *engine;
     struct plan plan;
     plan_default(&plan);
-    const struct runtime_options options = {.isa = isa, .capacity = CAPACITY, .name = "int8", .plan = &plan, .fault = fault};
+    const struct runtime_options options = {.isa = isa, .capacity = CAPACITY, .name = "int8", .plan = &plan, .fault = fault,
+        .profile = &stopwatch.hook};
     cr_assert_eq(runtime_open(&engine, &model, &options, NULL), 0);
     return engine;
 }
@@ -47,7 +50,8 @@ static struct engine *open_runtime(enum isa isa, enum fault fault)
 static struct engine *open_reference(enum isa isa, struct pool *pool)
 {
     struct engine *engine;
-    const struct reference_options options = {.pool = pool, .isa = isa, .capacity = CAPACITY, .name = "reference"};
+    const struct reference_options options = {.pool = pool, .isa = isa, .capacity = CAPACITY, .name = "reference",
+        .profile = &stopwatch.hook};
     cr_assert_eq(reference_open(&engine, &model, &options, NULL), 0);
     return engine;
 }
@@ -158,10 +162,10 @@ Test(bench, equal_nans_are_not_timed_either)
 static void fill(struct bench *bench, struct bench_mode modes[2], double sibling_ns)
 {
     *bench = (struct bench){.rounds = 3, .sibling_ns = sibling_ns, .quiet = true, .modes = modes, .n_modes = 2};
-    modes[0] = (struct bench_mode){.model = "mini", .way = &bench_ways[0], .engine = open_reference(isa_best(), bench->pool),
-        .weights = &model, .tokens = 4};
-    modes[1] = (struct bench_mode){.model = "mini", .way = &bench_ways[0], .engine = open_runtime(isa_best(), FAULT_NONE),
-        .weights = &model, .tokens = 2};
+    modes[0] = (struct bench_mode){.model = "mini", .way = &bench_ways[0], .stopwatch = &stopwatch,
+        .engine = open_reference(isa_best(), bench->pool), .weights = &model, .tokens = 4};
+    modes[1] = (struct bench_mode){.model = "mini", .way = &bench_ways[0], .stopwatch = &stopwatch,
+        .engine = open_runtime(isa_best(), FAULT_NONE), .weights = &model, .tokens = 2};
 }
 
 static bool ordered(struct bench_range range)
@@ -182,6 +186,8 @@ Test(bench, every_mode_gets_its_figures)
     for (size_t i = 0; i < 2; i++) {
         const struct bench_mode *mode = &modes[i];
         cr_expect(ordered(mode->tokens_per_s) && ordered(mode->bandwidth_share) && ordered(mode->fma_share));
+        cr_expect(ordered(mode->linear_fma_share) && mode->linear_fma_share.low >= mode->fma_share.low,
+                  "linear layers are part of a step, and so take less time");
         cr_expect(ordered(mode->read_bytes_per_s) && ordered(mode->times[1 - i]));
         uint64_t bytes = 0; // the read pass covers the whole file, nothing twice
         for (size_t s = 0; s < mode->n_spans; s++)

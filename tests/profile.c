@@ -174,6 +174,17 @@ Test(profile_qwen35, the_reference_is_charged_completely_and_its_bits_stay)
     cr_expect_eq(profile_find(&profile, "attention")->bytes, 36 * 2 * 2 * 2 * 64 * sizeof(float));
 }
 
+Test(profile, the_packing_of_a_batch_is_an_operator_without_weights)
+{
+    profile_open(&profile, &model, 4);
+    profile_start(&profile, 0);
+    profile.hook.begin(&profile);
+    profile.hook.end(&profile, NULL);
+    profile_stop(&profile);
+    const struct profile_row *row = profile_find(&profile, "packing");
+    cr_assert(row && row->calls == 1 && row->bytes == 0 && row->seconds >= 0);
+}
+
 Test(profile_qwen35moe, the_reference_is_charged_the_experts_that_a_step_used)
 {
     static const struct expected_row rows[] = { // 8 layers, 2 of them attention, 2 experts of 8 and a shared one

@@ -120,6 +120,24 @@ int bench_check(struct engine *engine, struct engine *definition, uint32_t n, st
 
 // --- measuring
 
+static void begin_linear(void *context)
+{
+    struct bench_stopwatch *stopwatch = context;
+    stopwatch->began = progress_clock();
+}
+
+static void end_linear(void *context, const struct weight *weight)
+{
+    struct bench_stopwatch *stopwatch = context;
+    (void)weight;
+    stopwatch->seconds += progress_clock() - stopwatch->began;
+}
+
+void bench_stopwatch_open(struct bench_stopwatch *stopwatch)
+{
+    *stopwatch = (struct bench_stopwatch){.hook = {stopwatch, begin_linear, end_linear}};
+}
+
 struct gathering {
     struct span *spans;
     size_t n;
@@ -138,7 +156,7 @@ static bool open_mode(struct bench *bench, struct bench_mode *mode, size_t tries
 {
     const struct model *model = mode->weights;
     struct gathering all = {arena_alloc(&bench->arena, 2 * (size_t)model->n_weights, sizeof *all.spans), 0};
-    double **const series[] = {&mode->speeds, &mode->reads, &mode->bandwidths, &mode->peaks};
+    double **const series[] = {&mode->speeds, &mode->reads, &mode->bandwidths, &mode->peaks, &mode->linears};
     mode->times = arena_alloc(&bench->arena, bench->n_modes, sizeof *mode->times);
     bool ok = all.spans && mode->times;
     for (size_t i = 0; i < sizeof series / sizeof *series; i++) {
@@ -168,6 +186,7 @@ static int time_mode(const struct bench *bench, struct bench_mode *mode, const u
 {
     const struct probe *probe = probe_best();
     double reading = machine_read(bench->pool, probe, mode->spans, mode->n_spans);
+    mode->stopwatch->seconds = 0;
     const double started = progress_clock();
     const int code = mode->way->run(mode->engine, tokens, mode->tokens, NULL, error);
     const double spent = progress_clock() - started;
@@ -175,6 +194,7 @@ static int time_mode(const struct bench *bench, struct bench_mode *mode, const u
     if (code)
         return code;
     mode->speeds[round] = mode->tokens / spent;
+    mode->linears[round] = mode->tokens / mode->stopwatch->seconds;
     mode->reads[round] = 2 * (double)bytes_of(mode) / reading;
     mode->bandwidths[round] = mode->speeds[round] * (double)mode->traffic.bytes / mode->reads[round];
     return 0;
@@ -206,7 +226,9 @@ static int time_round(struct bench *bench, const uint32_t *const *tokens, uint32
     series->cores[round] = peak / (pool_threads(bench->pool) * machine_peak(NULL, probe_best(), PEAK_SECONDS));
     for (size_t i = 0; i < bench->n_modes; i++) {
         struct bench_mode *mode = &bench->modes[i];
-        mode->peaks[round] = mode->speeds[round] * 2 * (double)mode->traffic.multiplications / peak;
+        const double operations = 2 * (double)mode->traffic.multiplications; // of a token
+        mode->peaks[round] = mode->speeds[round] * operations / peak;
+        mode->linears[round] *= operations / peak;
     }
     return code;
 }
@@ -250,6 +272,7 @@ static void summarize(struct bench *bench, struct series *series)
         mode->read_bytes_per_s = bench_range(mode->reads, n);
         mode->bandwidth_share = bench_range(mode->bandwidths, n);
         mode->fma_share = bench_range(mode->peaks, n);
+        mode->linear_fma_share = bench_range(mode->linears, n);
     }
 }
 

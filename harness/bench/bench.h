@@ -19,6 +19,7 @@
 #include "harness/bench/machine.h"
 #include "harness/model/model.h"
 #include "harness/run/engine.h"
+#include "harness/run/profile.h"
 
 // How an engine may be driven over n tokens from the zero state. rows [n, V]: where the logits go; NULL: nowhere.
 struct bench_way {
@@ -35,21 +36,31 @@ struct bench_range {
     double low, median, high;
 };
 
+// Seconds inside linear layers, the packing of a batch's inputs included.
+struct bench_stopwatch {
+    struct profile_hook hook; // to be given to the engine when it is opened
+    double began, seconds;
+};
+// `stopwatch` must stay where it is while an engine has its hook.
+void bench_stopwatch_open(struct bench_stopwatch *stopwatch);
+
 // One engine driven one way, and what was measured.
 struct bench_mode {
     const char *model; // as the user named it
     const struct bench_way *way;
     struct engine *engine;
+    struct bench_stopwatch *stopwatch; // the engine's
     const struct model *weights;
     uint32_t tokens; // of one round
     // filled in by bench_run
     struct model_traffic traffic;
     const struct span *spans;
     size_t n_spans;
-    double *speeds, *reads, *bandwidths, *peaks; // [rounds]
+    double *speeds, *reads, *bandwidths, *peaks, *linears; // [rounds]
     struct bench_range tokens_per_s, read_bytes_per_s;
     struct bench_range bandwidth_share; // bytes of weights a token, a second, of the two read passes around it
     struct bench_range fma_share;       // 2 x multiplications of linear layers, of the peak in the same round
+    struct bench_range linear_fma_share; // the same, counting only the time inside them
     struct bench_range *times;          // [modes] tokens/s, as a multiple of every mode's in the same round
 };
 

@@ -76,9 +76,10 @@ static int open_subject(const struct bench_job *job, struct bench_subject *subje
                         struct error *error)
 {
     const double started = progress_clock();
+    bench_stopwatch_open(&subject->stopwatch);
     int code = open_weights(subject, error);
     if (!code)
-        code = open_engine(job, subject, job->options->isa, job->bench.pool, NULL, &subject->engine, error);
+        code = open_engine(job, subject, job->options->isa, job->bench.pool, &subject->stopwatch.hook, &subject->engine, error);
     *seconds = progress_clock() - started;
     if (!code && job->capacity > subject->model->config.max_positions)
         return error_set(error, ERROR_USAGE, "%s: %u positions asked for by -p, -g and --after, the model allows %u", subject->path,
@@ -127,7 +128,7 @@ static int run_bench(struct bench_job *job, struct error *error)
             if (!way->has(subject->engine))
                 continue;
             bench->modes[bench->n_modes++] = (struct bench_mode){.model = subject->name, .way = way,
-                .engine = subject->engine, .weights = subject->model,
+                .engine = subject->engine, .stopwatch = &subject->stopwatch, .weights = subject->model,
                 .tokens = way->reads_each ? job->per_round : job->prompt};
         }
     return bench_run(bench, error);

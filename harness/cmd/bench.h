@@ -19,6 +19,7 @@ struct bench_subject {
     struct bundle *bundle;      // NULL: a checkpoint
     const struct model *model;  // own or the bundle's
     struct engine *engine;
+    struct bench_stopwatch stopwatch; // the engine's
     double first_load, load;    // seconds to open it: the first time in this process, and again
     struct profile profile;
     uint32_t profiled, after;   // steps, and positions before them

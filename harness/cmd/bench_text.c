@@ -26,16 +26,16 @@ static const char *range_text(struct bench_range range, double unit, bool stated
 
 static void print_modes(const struct bench *bench)
 {
-    printf("| model | engine, mode | tokens a round | tokens/s | of read bandwidth | of multiply-add peak | read GB/s | "
-           "times the first |\n|---|---|---|---|---|---|---|---|\n");
+    printf("| model | engine, mode | tokens a round | tokens/s | of read bandwidth | of multiply-add peak | "
+           "its linear layers | read GB/s | times the first |\n|---|---|---|---|---|---|---|---|---|\n");
     for (size_t i = 0; i < bench->n_modes; i++) {
         const struct bench_mode *mode = &bench->modes[i];
-        char text[5][64];
-        printf("| %s | %s %s | %" PRIu32 " | %s | %s | %s | %s | %s |\n", mode->model, mode->engine->name,
+        char text[6][64];
+        printf("| %s | %s %s | %" PRIu32 " | %s | %s | %s | %s | %s | %s |\n", mode->model, mode->engine->name,
                mode->way->name, mode->tokens, range_text(mode->tokens_per_s, 1, true, text[0]),
                range_text(mode->bandwidth_share, 1, mode->way->reads_each, text[1]),
-               range_text(mode->fma_share, 1, true, text[2]), range_text(mode->read_bytes_per_s, 1e9, true, text[3]),
-               range_text(mode->times[0], 1, true, text[4]));
+               range_text(mode->fma_share, 1, true, text[2]), range_text(mode->linear_fma_share, 1, true, text[3]),
+               range_text(mode->read_bytes_per_s, 1e9, true, text[4]), range_text(mode->times[0], 1, true, text[5]));
     }
 }
 
@@ -125,6 +125,7 @@ static void json_mode(const struct bench_mode *mode)
     json_range("tokens_per_s", mode->tokens_per_s, 1, true);
     json_range("bandwidth_share", mode->bandwidth_share, 1, mode->way->reads_each);
     json_range("fma_share", mode->fma_share, 1, true);
+    json_range("linear_fma_share", mode->linear_fma_share, 1, true);
     json_range("read_gb_s", mode->read_bytes_per_s, 1e9, true);
 }
 

@@ -121,10 +121,11 @@ static void end(void *context, const struct weight *weight)
     struct profile *profile = context;
     const double spent = progress_clock() - profile->began;
     char name[32];
-    short_name(profile, weight, name);
-    struct profile_row *row = row_of(profile, name);
+    if (weight)
+        short_name(profile, weight, name);
+    struct profile_row *row = row_of(profile, weight ? name : "packing");
     row->calls++;
-    row->bytes += weight_bytes(weight);
+    row->bytes += weight ? weight_bytes(weight) : 0;
     row->seconds += spent;
     profile->inside += spent;
 }

@@ -12,7 +12,8 @@
 #include "harness/model/model.h"
 #include "harness/run/tap.h"
 
-// What an engine calls around a linear layer, on the caller's thread.
+// What an engine calls around a linear layer, on the caller's thread. weight NULL: no layer, but the packing of a
+// batch's inputs for those that follow.
 struct profile_hook {
     void *context;
     void (*begin)(void *context);

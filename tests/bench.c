@@ -70,7 +70,8 @@ static void expect_sound(const struct probe *probe)
                 memcpy(&word, bytes + offset + at, 8);
                 expected ^= word;
             }
-            cr_assert_eq(probe->read(bytes + offset, size), expected, "%s: %zu bytes", probe->name, size);
+            cr_assert_eq(probe->read(bytes + offset, size, PROBE_MANY), expected, "%s: %zu bytes", probe->name, size);
+            cr_assert_eq(probe->read(bytes + offset, size, PROBE_FEW), expected, "%s: %zu bytes", probe->name, size);
         }
     cr_expect(isfinite(probe->multiply_add(100000)) && probe->multiply_add(1) > 0, "%s", probe->name);
 }

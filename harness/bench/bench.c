@@ -185,17 +185,17 @@ static int time_mode(const struct bench *bench, struct bench_mode *mode, const u
                      struct error *error)
 {
     const struct probe *probe = probe_best();
-    double reading = machine_read(bench->pool, probe, mode->spans, mode->n_spans);
+    const double many = machine_read(bench->pool, probe, PROBE_MANY, mode->spans, mode->n_spans);
     mode->stopwatch->seconds = 0;
     const double started = progress_clock();
     const int code = mode->way->run(mode->engine, tokens, mode->tokens, NULL, error);
     const double spent = progress_clock() - started;
-    reading += machine_read(bench->pool, probe, mode->spans, mode->n_spans);
+    const double few = machine_read(bench->pool, probe, PROBE_FEW, mode->spans, mode->n_spans);
     if (code)
         return code;
     mode->speeds[round] = mode->tokens / spent;
     mode->linears[round] = mode->tokens / mode->stopwatch->seconds;
-    mode->reads[round] = 2 * (double)bytes_of(mode) / reading;
+    mode->reads[round] = (double)bytes_of(mode) / (few < many ? few : many);
     mode->bandwidths[round] = mode->speeds[round] * (double)mode->traffic.bytes / mode->reads[round];
     return 0;
 }

@@ -20,6 +20,7 @@ static void keep(uint64_t value)
 
 struct reading {
     const struct probe *probe;
+    size_t streams;
     const struct span *spans;
     size_t n;
     uint64_t total;
@@ -35,14 +36,14 @@ static void read_shares(void *context, size_t first, size_t end)
         const uint64_t stop = at + job->spans[i].size;
         const uint64_t from = low > at ? low : at, to = high < stop ? high : stop;
         if (from < to)
-            sum ^= job->probe->read(job->spans[i].bytes + (from - at), (size_t)(to - from));
+            sum ^= job->probe->read(job->spans[i].bytes + (from - at), (size_t)(to - from), job->streams);
     }
     keep(sum);
 }
 
-double machine_read(struct pool *pool, const struct probe *probe, const struct span *spans, size_t n)
+double machine_read(struct pool *pool, const struct probe *probe, size_t streams, const struct span *spans, size_t n)
 {
-    struct reading job = {probe, spans, n, 0, pool_threads(pool)};
+    struct reading job = {probe, streams, spans, n, 0, pool_threads(pool)};
     for (size_t i = 0; i < n; i++)
         job.total += spans[i].size;
     const double started = progress_clock();

@@ -17,8 +17,8 @@ struct span {
     size_t size;
 };
 
-// Seconds of one pass over all spans, each thread reading a contiguous share of the bytes.
-double machine_read(struct pool *pool, const struct probe *probe, const struct span *spans, size_t n);
+// Seconds of one pass over all spans, each thread reading a contiguous share of the bytes in `streams` (probe.h).
+double machine_read(struct pool *pool, const struct probe *probe, size_t streams, const struct span *spans, size_t n);
 
 // Floating-point operations a second, all threads together, in about `seconds`.
 double machine_peak(struct pool *pool, const struct probe *probe, double seconds);

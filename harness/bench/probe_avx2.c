@@ -4,15 +4,15 @@
 
 enum { LOADS = 8, ACCUMULATORS = 12 }; // enough to hide the latency of a load and of an fma
 
-static uint64_t read_avx2(const unsigned char *bytes, size_t size)
+static uint64_t read_avx2(const unsigned char *bytes, size_t size, size_t streams)
 {
-    const size_t stream = size / PROBE_STREAMS / (LOADS * 32) * (LOADS * 32);
+    const size_t stream = size / streams / (LOADS * 32) * (LOADS * 32);
     __m256i sum[LOADS];
     uint64_t lanes[4];
     for (int i = 0; i < LOADS; i++)
         sum[i] = _mm256_setzero_si256();
     for (size_t at = 0; at < stream; at += LOADS * 32)
-        for (size_t from = at; from < PROBE_STREAMS * stream; from += stream)
+        for (size_t from = at; from < streams * stream; from += stream)
             for (int i = 0; i < LOADS; i++) {
                 if (i % 2 == 0) // a cache line is two of them
                     _mm_prefetch((const char *)bytes + from + 32 * i + PROBE_AHEAD, _MM_HINT_T1);
@@ -21,7 +21,7 @@ static uint64_t read_avx2(const unsigned char *bytes, size_t size)
     for (int i = 1; i < LOADS; i++)
         sum[0] = _mm256_xor_si256(sum[0], sum[i]);
     _mm256_storeu_si256((void *)lanes, sum[0]);
-    const uint64_t rest = probe_plain.read(bytes + PROBE_STREAMS * stream, size - PROBE_STREAMS * stream);
+    const uint64_t rest = probe_plain.read(bytes + streams * stream, size - streams * stream, 1);
     return rest ^ lanes[0] ^ lanes[1] ^ lanes[2] ^ lanes[3];
 }
 

@@ -4,15 +4,15 @@
 
 enum { LOADS = 8, ACCUMULATORS = 12 }; // enough to hide the latency of a load and of an fma
 
-static uint64_t read_avx512(const unsigned char *bytes, size_t size)
+static uint64_t read_avx512(const unsigned char *bytes, size_t size, size_t streams)
 {
-    const size_t stream = size / PROBE_STREAMS / (LOADS * 64) * (LOADS * 64);
+    const size_t stream = size / streams / (LOADS * 64) * (LOADS * 64);
     __m512i sum[LOADS];
     uint64_t lanes[8], all;
     for (int i = 0; i < LOADS; i++)
         sum[i] = _mm512_setzero_si512();
     for (size_t at = 0; at < stream; at += LOADS * 64)
-        for (size_t from = at; from < PROBE_STREAMS * stream; from += stream)
+        for (size_t from = at; from < streams * stream; from += stream)
             for (int i = 0; i < LOADS; i++) {
                 _mm_prefetch((const char *)bytes + from + 64 * i + PROBE_AHEAD, _MM_HINT_T1);
                 sum[i] = _mm512_xor_si512(sum[i], _mm512_loadu_si512(bytes + from + 64 * i));
@@ -20,7 +20,7 @@ static uint64_t read_avx512(const unsigned char *bytes, size_t size)
     for (int i = 1; i < LOADS; i++)
         sum[0] = _mm512_xor_si512(sum[0], sum[i]);
     _mm512_storeu_si512(lanes, sum[0]);
-    all = probe_plain.read(bytes + PROBE_STREAMS * stream, size - PROBE_STREAMS * stream);
+    all = probe_plain.read(bytes + streams * stream, size - streams * stream, 1);
     for (int i = 0; i < 8; i++)
         all ^= lanes[i];
     return all;

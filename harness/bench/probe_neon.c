@@ -4,8 +4,9 @@
 
 enum { STREAMS = 8, ACCUMULATORS = 16 }; // four pipes of latency four on the widest cores
 
-static uint64_t read_neon(const unsigned char *bytes, size_t size)
+static uint64_t read_neon(const unsigned char *bytes, size_t size, size_t streams)
 {
+    (void)streams;
     uint64x2_t sum[STREAMS];
     size_t at = 0;
     for (int i = 0; i < STREAMS; i++)
@@ -15,7 +16,7 @@ static uint64_t read_neon(const unsigned char *bytes, size_t size)
             sum[i] = veorq_u64(sum[i], vreinterpretq_u64_u8(vld1q_u8(bytes + at + 16 * i)));
     for (int i = 1; i < STREAMS; i++)
         sum[0] = veorq_u64(sum[0], sum[i]);
-    return probe_plain.read(bytes + at, size - at) ^ vgetq_lane_u64(sum[0], 0) ^ vgetq_lane_u64(sum[0], 1);
+    return probe_plain.read(bytes + at, size - at, 1) ^ vgetq_lane_u64(sum[0], 0) ^ vgetq_lane_u64(sum[0], 1);
 }
 
 static float multiply_add_neon(uint64_t rounds)

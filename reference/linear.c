@@ -74,38 +74,33 @@ void linear_tail(const struct weight *weight, size_t row, bool split, float tail
 // --- the table
 
 const struct linear_kernel linear_kernels[] = {
-    {"scalar", WEIGHT_F32, ISA_SCALAR, rows_scalar, false},
-    {"scalar", WEIGHT_F16, ISA_SCALAR, rows_scalar, false},
-    {"scalar", WEIGHT_BF16, ISA_SCALAR, rows_scalar, false},
-    {"scalar", WEIGHT_Q8, ISA_SCALAR, rows_scalar, false},
-    {"scalar", WEIGHT_Q4, ISA_SCALAR, rows_scalar, false},
-    {"scalar", WEIGHT_A4, ISA_SCALAR, rows_scalar, false}, // experts of a bundle, under `dequant`; see run_widened
-    {"scalar", WEIGHT_K8, ISA_SCALAR, rows_scalar, false},
-    {"scalar", WEIGHT_K4, ISA_SCALAR, rows_scalar, false},
+    {"scalar", WEIGHT_F32, ISA_SCALAR, rows_scalar},
+    {"scalar", WEIGHT_F16, ISA_SCALAR, rows_scalar},
+    {"scalar", WEIGHT_BF16, ISA_SCALAR, rows_scalar},
+    {"scalar", WEIGHT_Q8, ISA_SCALAR, rows_scalar},
+    {"scalar", WEIGHT_Q4, ISA_SCALAR, rows_scalar},
+    {"scalar", WEIGHT_A4, ISA_SCALAR, rows_scalar}, // experts of a bundle, under `dequant`; see run_widened
+    {"scalar", WEIGHT_K8, ISA_SCALAR, rows_scalar},
+    {"scalar", WEIGHT_K4, ISA_SCALAR, rows_scalar},
 #if defined(__x86_64__)
-    {"avx2", WEIGHT_F32, ISA_AVX2, linear_f32_avx2, false},
-    {"avx2", WEIGHT_F16, ISA_AVX2, linear_f16_avx2, false},
-    {"avx2", WEIGHT_BF16, ISA_AVX2, linear_bf16_avx2, false},
-    {"avx2", WEIGHT_Q8, ISA_AVX2, linear_q8_avx2, false},
-    {"avx2", WEIGHT_Q4, ISA_AVX2, linear_q4_avx2, false},
-    {"avx512", WEIGHT_F32, ISA_AVX512, linear_f32_avx512, false},
-    {"avx512", WEIGHT_F16, ISA_AVX512, linear_f16_avx512, false},
-    {"avx512", WEIGHT_BF16, ISA_AVX512, linear_bf16_avx512, false},
-    {"avx512", WEIGHT_Q8, ISA_AVX512, linear_q8_avx512, false},
-    {"avx512", WEIGHT_Q4, ISA_AVX512, linear_q4_avx512, false},
-    {"avx512 few", WEIGHT_F32, ISA_AVX512, linear_f32_avx512_few, true},
-    {"avx512 few", WEIGHT_F16, ISA_AVX512, linear_f16_avx512_few, true},
-    {"avx512 few", WEIGHT_BF16, ISA_AVX512, linear_bf16_avx512_few, true},
-    {"avx512 few", WEIGHT_Q8, ISA_AVX512, linear_q8_avx512_few, true},
-    {"avx512 few", WEIGHT_Q4, ISA_AVX512, linear_q4_avx512_few, true},
+    {"avx2", WEIGHT_F32, ISA_AVX2, linear_f32_avx2},
+    {"avx2", WEIGHT_F16, ISA_AVX2, linear_f16_avx2},
+    {"avx2", WEIGHT_BF16, ISA_AVX2, linear_bf16_avx2},
+    {"avx2", WEIGHT_Q8, ISA_AVX2, linear_q8_avx2},
+    {"avx2", WEIGHT_Q4, ISA_AVX2, linear_q4_avx2},
+    {"avx512", WEIGHT_F32, ISA_AVX512, linear_f32_avx512},
+    {"avx512", WEIGHT_F16, ISA_AVX512, linear_f16_avx512},
+    {"avx512", WEIGHT_BF16, ISA_AVX512, linear_bf16_avx512},
+    {"avx512", WEIGHT_Q8, ISA_AVX512, linear_q8_avx512},
+    {"avx512", WEIGHT_Q4, ISA_AVX512, linear_q4_avx512},
 #elif defined(__aarch64__)
-    {"neon", WEIGHT_F32, ISA_NEON, linear_f32_neon, false},
-    {"neon", WEIGHT_F16, ISA_NEON, linear_f16_neon, false},
-    {"neon", WEIGHT_BF16, ISA_NEON, linear_bf16_neon, false},
-    {"neon", WEIGHT_Q8, ISA_NEON, linear_q8_neon, false},
-    {"neon", WEIGHT_Q4, ISA_NEON, linear_q4_neon, false},
+    {"neon", WEIGHT_F32, ISA_NEON, linear_f32_neon},
+    {"neon", WEIGHT_F16, ISA_NEON, linear_f16_neon},
+    {"neon", WEIGHT_BF16, ISA_NEON, linear_bf16_neon},
+    {"neon", WEIGHT_Q8, ISA_NEON, linear_q8_neon},
+    {"neon", WEIGHT_Q4, ISA_NEON, linear_q4_neon},
 #endif
-    {NULL, WEIGHT_NONE, ISA_SCALAR, NULL, false},
+    {NULL, WEIGHT_NONE, ISA_SCALAR, NULL},
 };
 
 bool linear_isa_includes(enum isa isa, enum isa kernel)
@@ -119,8 +114,7 @@ void linear_open(struct linear *linear, enum isa isa, struct pool *pool)
     linear->pool = pool;
     linear->tile = linear_tile_best(isa);
     for (const struct linear_kernel *kernel = linear_kernels; kernel->name; kernel++)
-        if (linear_isa_includes(isa, kernel->isa) && isa_available(kernel->isa) &&
-            (!kernel->few_streams || isa_few_streams()))
+        if (linear_isa_includes(isa, kernel->isa) && isa_available(kernel->isa))
             linear->rows[kernel->format] = kernel->rows;
 }
 

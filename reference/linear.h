@@ -43,7 +43,6 @@ struct linear_kernel {
     enum weight_format format;
     enum isa isa;
     linear_fn rows;
-    bool few_streams; // a twin for processors of isa_few_streams
 };
 // Every kernel in this build, the scalar ones first, faster ones later; ends with name NULL.
 extern const struct linear_kernel linear_kernels[];
@@ -56,7 +55,7 @@ struct linear {
     const struct profile_hook *profile; // borrowed; NULL: none
 };
 
-// The last kernel of the table for each format that `isa` includes and that suits this processor.
+// The last kernel of the table for each format that `isa` includes and this processor has.
 void linear_open(struct linear *linear, enum isa isa, struct pool *pool);
 
 // y [rows] = W x, then + bias [rows] (one addition per output) unless bias is NULL. Small matrices run on the caller.

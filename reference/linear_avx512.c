@@ -3,10 +3,9 @@
 
 #include "reference/linear_kernels.h"
 
-// Memory delivers the most to several streams at once, how many depends on the processor (isa_few_streams): MANY or FEW
-// rows far apart, each a long way through the matrix, of which AHEAD bytes are asked into the second cache before they
-// are read. x, once fetched, serves all of them.
-enum { REGISTERS = 2, MANY = 8, FEW = 2, AHEAD = 2048, LINE = 64 };
+// Memory delivers the most to several streams at once: ROWS rows far apart, each a long way through the matrix, of
+// which AHEAD bytes are asked into the second cache before they are read. x, once fetched, serves all of them.
+enum { REGISTERS = 2, ROWS = 8, AHEAD = 2048, LINE = 64 };
 
 // Elements of a block of 32 of a row, widened, in the order of the kernel's x. scale: of their codes.
 typedef void (*widen_fn)(struct linear_row row, size_t block, size_t scale, __m512 w[REGISTERS]);
@@ -91,7 +90,7 @@ LINEAR_INLINE void accumulate(__m512 acc[REGISTERS], const __m512 w[REGISTERS], 
 
 // The whole blocks, of `bytes` bytes each, of `n` rows.
 LINEAR_INLINE void add_rows(widen_fn widen, size_t bytes, const struct weight *weight, const struct linear_row *row,
-                            size_t n, const float *x, __m512 acc[MANY][REGISTERS])
+                            size_t n, const float *x, __m512 acc[ROWS][REGISTERS])
 {
     const size_t blocks = weight->cols / LINEAR_LANES, scale_block = weight->block;
     for (size_t r = 0; r < n; r++)
@@ -121,42 +120,53 @@ LINEAR_INLINE float finish(bool split, const struct weight *weight, const struct
     return split ? sum_split(acc) : sum_natural(acc);
 }
 
-LINEAR_INLINE void run(widen_fn widen, size_t bytes, bool split, size_t streams, const struct weight *weight,
+LINEAR_INLINE void run(widen_fn widen, size_t bytes, bool split, const struct weight *weight,
                        const struct linear_input *input, size_t first, size_t end, float *y)
 {
     const float *x = split ? input->split : input->x;
-    const size_t each = (end - first) / streams; // rows of a stream
-    struct linear_row rows[MANY];
-    __m512 acc[MANY][REGISTERS];
+    const size_t each = (end - first) / ROWS; // rows of a stream
+    struct linear_row rows[ROWS];
+    __m512 acc[ROWS][REGISTERS];
     for (size_t row = first; row < first + each; row++) {
-        for (size_t r = 0; r < streams; r++)
+        for (size_t r = 0; r < ROWS; r++)
             rows[r] = linear_row_at(weight, row + r * each);
-        add_rows(widen, bytes, weight, rows, streams, x, acc);
-        for (size_t r = 0; r < streams; r++)
+        add_rows(widen, bytes, weight, rows, ROWS, x, acc);
+        for (size_t r = 0; r < ROWS; r++)
             y[row + r * each] = finish(split, weight, input, row + r * each, acc[r]);
     }
-    for (size_t row = first + streams * each; row < end; row++) {
+    for (size_t row = first + ROWS * each; row < end; row++) {
         rows[0] = linear_row_at(weight, row);
         add_rows(widen, bytes, weight, rows, 1, x, acc);
         y[row] = finish(split, weight, input, row, acc[0]);
     }
 }
 
-// Both twins of a format's kernel.
-#define KERNELS(format, bytes, split)                                                                                  \
-    void linear_##format##_avx512(const struct weight *weight, const struct linear_input *input, size_t first,         \
-                                  size_t end, float *y)                                                                \
-    {                                                                                                                  \
-        run(widen_##format, bytes, split, MANY, weight, input, first, end, y);                                         \
-    }                                                                                                                  \
-    void linear_##format##_avx512_few(const struct weight *weight, const struct linear_input *input, size_t first,     \
-                                      size_t end, float *y)                                                            \
-    {                                                                                                                  \
-        run(widen_##format, bytes, split, FEW, weight, input, first, end, y);                                          \
-    }
+void linear_f32_avx512(const struct weight *weight, const struct linear_input *input, size_t first, size_t end,
+                       float *y)
+{
+    run(widen_f32, 128, false, weight, input, first, end, y);
+}
 
-KERNELS(f32, 128, false)
-KERNELS(f16, 64, false)
-KERNELS(bf16, 64, true)
-KERNELS(q8, 32, false)
-KERNELS(q4, 16, true)
+void linear_f16_avx512(const struct weight *weight, const struct linear_input *input, size_t first, size_t end,
+                       float *y)
+{
+    run(widen_f16, 64, false, weight, input, first, end, y);
+}
+
+void linear_bf16_avx512(const struct weight *weight, const struct linear_input *input, size_t first, size_t end,
+                        float *y)
+{
+    run(widen_bf16, 64, true, weight, input, first, end, y);
+}
+
+void linear_q8_avx512(const struct weight *weight, const struct linear_input *input, size_t first, size_t end,
+                      float *y)
+{
+    run(widen_q8, 32, false, weight, input, first, end, y);
+}
+
+void linear_q4_avx512(const struct weight *weight, const struct linear_input *input, size_t first, size_t end,
+                      float *y)
+{
+    run(widen_q4, 16, true, weight, input, first, end, y);
+}

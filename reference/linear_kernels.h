@@ -89,11 +89,6 @@ LINEAR_KERNEL(linear_f16_avx512);
 LINEAR_KERNEL(linear_bf16_avx512);
 LINEAR_KERNEL(linear_q8_avx512);
 LINEAR_KERNEL(linear_q4_avx512);
-LINEAR_KERNEL(linear_f32_avx512_few);
-LINEAR_KERNEL(linear_f16_avx512_few);
-LINEAR_KERNEL(linear_bf16_avx512_few);
-LINEAR_KERNEL(linear_q8_avx512_few);
-LINEAR_KERNEL(linear_q4_avx512_few);
 
 void linear_multiply_avx2(const struct linear_piece *piece);
 void linear_sum_avx2(const float *lanes, size_t step, uint32_t n, float *y);

@@ -13,17 +13,6 @@ static bool has_f16c(void)
 }
 #endif
 
-bool isa_few_streams(void)
-{
-#if defined(__x86_64__) && defined(__GNUC__)
-    enum { ZEN_4 = 0x19 };
-    unsigned a, b, c, d;
-    if (__get_cpuid(0, &a, &b, &c, &d) && b == signature_AMD_ebx && __get_cpuid(1, &a, &b, &c, &d))
-        return (a >> 8 & 15) + (a >> 20 & 255) > ZEN_4;
-#endif
-    return true;
-}
-
 const char *isa_name(enum isa isa)
 {
     static const char *const names[ISA_COUNT] = {"scalar", "avx2", "avx512", "neon"};

@@ -14,8 +14,9 @@ struct probe {
     const char *name; // "avx512"; "plain" without any of the sets below
     // XOR of all 8-byte words (a rest under 8 bytes is left out), so that no load can be dropped. Any alignment. Where
     // there are instructions for it: from `streams` places at a time, and PROBE_AHEAD bytes are asked for before they
-    // are read. Which of PROBE_MANY and PROBE_FEW gets the most out of memory depends on the processor (isa_few_streams),
-    // the other as little as three quarters of that: the faster one is the bandwidth.
+    // are read. Which of PROBE_MANY and PROBE_FEW gets the most out of memory depends on the processor: on one core of
+    // Zen 4 many, a plain stream having a third of it, on Zen 5 few, many having three quarters. So both are measured,
+    // and the faster one is the bandwidth.
     uint64_t (*read)(const unsigned char *bytes, size_t size, size_t streams);
     // `rounds` rounds of independent multiply-adds; the sum of the accumulators, finite.
     float (*multiply_add)(uint64_t rounds);

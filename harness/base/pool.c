@@ -111,7 +111,9 @@ static void await_workers(struct pool *pool)
         pause_briefly();
     }
     pthread_mutex_lock(&pool->lock);
-    atomic_store(&pool->caller_sleeps, true);
+    // An exchange, though a store would do in C11: QEMU 7.2 lets the load below pass an aarch64 store-release on x86, and
+    // then neither side sees the other.
+    (void)atomic_exchange(&pool->caller_sleeps, true);
     while (atomic_load(&pool->unfinished))
         pthread_cond_wait(&pool->finished, &pool->lock);
     atomic_store(&pool->caller_sleeps, false);

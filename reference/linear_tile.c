@@ -188,7 +188,7 @@ static void put_sums(const struct block *block, const struct linear_piece *piece
 {
     for (uint32_t t = 0; t < piece->tokens && token + t < block->batch->tokens; t++)
         block->tile->sum(piece->lanes + (size_t)t * LINEAR_LANES, (size_t)piece->tokens * LINEAR_LANES, piece->rows,
-                         y + (token + t) * block->weight->rows + piece->row);
+                         y + (size_t)(token + t) * block->weight->rows + piece->row);
 }
 
 static void run_panel(struct block *block, uint32_t k, float *y)

@@ -44,7 +44,8 @@ struct bundle {
 
 // Refused: not a bundle, another metadata_version or kind, unknown scheme, config.json whose hash is not the
 // metadata's, a scheme that the family does not have, a tensor whose stored form is not what the scheme's name says
-// for it (format, block), stop tokens that are none, precision.json missing or unreadable, a declared plan row that the family does not have.
+// for it (format, block), stop tokens that are none, precision.json missing or unreadable, a declared plan row that
+// the family does not have.
 int bundle_open(struct bundle **bundle, const char *directory, struct error *error);
 void bundle_close(struct bundle **bundle);
 

@@ -111,8 +111,8 @@ static void await_workers(struct pool *pool)
         pause_briefly();
     }
     pthread_mutex_lock(&pool->lock);
-    // An exchange, though a store would do in C11: QEMU 7.2 lets the load below pass an aarch64 store-release on x86, and
-    // then neither side sees the other.
+    // An exchange is a full barrier everywhere; C11 asks for no more than a store. But under QEMU 7.2 (aarch64 on x86) a
+    // caller was found asleep here with all workers done: the load below can have passed the store.
     (void)atomic_exchange(&pool->caller_sleeps, true);
     while (atomic_load(&pool->unfinished))
         pthread_cond_wait(&pool->finished, &pool->lock);

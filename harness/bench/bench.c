@@ -180,7 +180,7 @@ static uint64_t bytes_of(const struct bench_mode *mode)
     return bytes;
 }
 
-// One pass of a mode between two read passes, into place `round` of its series.
+// One pass of a mode between read passes of two kinds, into place `round` of its series.
 static int time_mode(const struct bench *bench, struct bench_mode *mode, const uint32_t *tokens, uint32_t round,
                      struct error *error)
 {

@@ -3,8 +3,9 @@
 // A shared host changes its speed by half within minutes, so a speed alone says little. Every round times, one after
 // the other on the same threads: the distance of the threads; for each mode one read pass over its own weights, the
 // mode, and a read pass of another kind, of which the faster counts; the multiply-add peak of all threads and of one.
-// Shares are formed within the round, then medians over rounds. A round is dropped and counted when two threads were found on one core, or when the
-// caller's thread was without a processor for much of it, as on a machine with other work. The first round warms up.
+// Shares are formed within the round, then medians over rounds. A round is dropped and counted when two threads were
+// found on one core, or when the caller's thread was without a processor for much of it, as on a machine with other
+// work. The first round warms up.
 //
 // Correct before fast: bench_check comes first, and nothing is timed whose bits are wrong.
 #ifndef ASSAY_BENCH_H
@@ -58,10 +59,10 @@ struct bench_mode {
     size_t n_spans;
     double *speeds, *reads, *bandwidths, *peaks, *linears; // [rounds]
     struct bench_range tokens_per_s, read_bytes_per_s;
-    struct bench_range bandwidth_share; // bytes of weights a token, a second, of the faster of the read passes around it
-    struct bench_range fma_share;       // 2 x multiplications of linear layers, of the peak in the same round
+    struct bench_range bandwidth_share;  // bytes of weights a token, a second, of the faster read pass around it
+    struct bench_range fma_share;        // 2 x multiplications of linear layers, of the peak in the same round
     struct bench_range linear_fma_share; // the same, counting only the time inside them
-    struct bench_range *times;          // [modes] tokens/s, as a multiple of every mode's in the same round
+    struct bench_range *times;           // [modes] tokens/s, as a multiple of every mode's in the same round
 };
 
 struct bench {

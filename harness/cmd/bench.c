@@ -228,9 +228,10 @@ const struct command command_bench = {
     "MODEL|BUNDLE... [options]",
     "tokens/s, as shares of this machine's memory bandwidth and multiply-add peak",
     "Times the reference over a checkpoint and the int8 runtime over a bundle, after checking their bits against the\n"
-    "portable kernels. Between any two passes it reads the same weights once at full width and runs multiply-adds in\n"
-    "registers; shares and ratios are formed within a round, so that a busy or moving host changes them little. With\n"
-    "several models, all take turns in every round and the last column compares them with the first.",
+    "portable kernels. Around every pass it reads the same weights twice, in 8 streams and in 2, of which the faster\n"
+    "counts, and runs multiply-adds in registers; shares and ratios are formed within a round, so that a busy or moving\n"
+    "host changes them little. With several models, all take turns in every round and the last column compares them with\n"
+    "the first.",
     "assay bench fixtures/models/lfm2-mini -g 90 -n 9 --profile",
     bench_options,
     1,

@@ -17,8 +17,17 @@
 // A vector that several instructions use is loaded once, not by each of them: tiles are bound by loads. Speed only.
 #if defined(__GNUC__) && defined(__x86_64__)
 #define LINEAR_KEEP(vector) __asm__("" : "+v"(vector))
+#elif defined(__GNUC__) && defined(__aarch64__)
+#define LINEAR_KEEP(vector) __asm__("" : "+w"(vector))
 #else
 #define LINEAR_KEEP(vector) ((void)0)
+#endif
+
+// Asks for a line of memory, into the second cache: the nearest one is the inputs'. Speed only; any address.
+#if defined(__GNUC__)
+#define LINEAR_FETCH(address) __builtin_prefetch((address), 0, 2)
+#else
+#define LINEAR_FETCH(address) ((void)0)
 #endif
 
 // Where lane `lane` stands in a block of struct linear_input's split order.
@@ -100,6 +109,9 @@ LINEAR_KERNEL(linear_f16_neon);
 LINEAR_KERNEL(linear_bf16_neon);
 LINEAR_KERNEL(linear_q8_neon);
 LINEAR_KERNEL(linear_q4_neon);
+
+void linear_multiply_neon(const struct linear_piece *piece);
+void linear_sum_neon(const float *lanes, size_t step, uint32_t n, float *y);
 #endif
 #undef LINEAR_KERNEL
 

@@ -41,6 +41,8 @@ const struct linear_tile linear_tiles[] = {
 #if defined(__x86_64__)
     {"avx2", ISA_AVX2, 4, 8, linear_multiply_avx2, linear_sum_avx2},
     {"avx512", ISA_AVX512, 8, 16, linear_multiply_avx512, linear_sum_avx512},
+#elif defined(__aarch64__)
+    {"neon", ISA_NEON, 8, 4, linear_multiply_neon, linear_sum_neon},
 #endif
     {.name = NULL},
 };
@@ -97,12 +99,12 @@ size_t linear_batch_size(uint32_t n, uint32_t tokens)
     return (size_t)blocks_of(n) * LINEAR_LANES * (((size_t)tokens + 7) / 8 * 8);
 }
 
-// 32 inputs of one token, into the parts of its group; eight at a time, which every width is a multiple of.
+// 32 inputs of one token, into the parts of its group; four at a time, which every width is a multiple of.
 static void place(const struct linear_tile *tile, const float *lanes, float *x, size_t part)
 {
     for (uint32_t at = 0; at < LINEAR_LANES; at += tile->width, x += part)
-        for (uint32_t i = 0; i < tile->width; i += 8)
-            memcpy(x + i, lanes + at + i, 8 * sizeof *x);
+        for (uint32_t i = 0; i < tile->width; i += 4)
+            memcpy(x + i, lanes + at + i, 4 * sizeof *x);
 }
 
 uint32_t linear_batch_set(struct linear_batch *batch, const float *x, uint32_t n, uint32_t tokens)

@@ -138,9 +138,9 @@ static bool same(float expected, float found, bool exact)
     return float_to_bits(expected) == float_to_bits(found) || (!exact && isnan(expected) && isnan(found));
 }
 
-static void note(struct check *check, const char *where, ptrdiff_t at, float expected, float found)
+void check_value(struct check *check, float expected, float found, bool exact, const char *where, ptrdiff_t at)
 {
-    if (check->wrong++)
+    if (same(expected, found, exact) || check->wrong++)
         return;
     snprintf(check->first, sizeof check->first, "%s [%td]: expected %a (0x%08x), found %a (0x%08x)", where, at,
              (double)expected, float_to_bits(expected), (double)found, float_to_bits(found));
@@ -159,8 +159,7 @@ void check_compare(struct check *check, const float *expected, const float *y, s
         const ptrdiff_t at = i - start;
         const bool inside = at >= (ptrdiff_t)first && at < (ptrdiff_t)end;
         const float wanted = inside ? expected[at] : float_from_bits(POISON);
-        if (!same(wanted, output[i], exact || !inside))
-            note(check, where, at, wanted, output[i]);
+        check_value(check, wanted, output[i], exact || !inside, where, at);
     }
     check->compared += end - first;
 }

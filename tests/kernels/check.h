@@ -11,6 +11,7 @@
 
 #include "reference/delta.h"
 #include "reference/linear.h"
+#include "reference/linear_tile.h"
 #include "reference/swiglu.h"
 #include "runtime/kernels.h"
 
@@ -18,6 +19,7 @@
 struct candidate {
     enum weight_format format;        // of a linear kernel
     linear_fn rows;                   // the reference's
+    const struct linear_tile *tile;   // the reference's
     const struct delta_kernel *delta; // the reference's
     swiglu_fn swiglu;                 // the reference's
     const struct kernels *kernels;    // the runtime's
@@ -32,6 +34,7 @@ struct check {
 
 typedef void (*check_fn)(struct check *check, const struct candidate *candidate);
 void check_reference_linear(struct check *check, const struct candidate *candidate);
+void check_reference_tile(struct check *check, const struct candidate *candidate);
 void check_delta(struct check *check, const struct candidate *candidate);
 void check_reference_swiglu(struct check *check, const struct candidate *candidate);
 void check_runtime_linear(struct check *check, const struct candidate *candidate);
@@ -91,6 +94,9 @@ void *check_fenced(unsigned number, size_t bytes);
 
 // Poisoned room for n <= CHECK_LONGEST floats with guards around; each call gives the same place.
 float *check_output(void);
+
+// One output; `where` and `at` name it. exact: as below.
+void check_value(struct check *check, float expected, float found, bool exact, const char *where, ptrdiff_t at);
 
 // Compares y [first, end) with the definition's, and everything around it in the output's place with the poison.
 // exact: a NaN must be the canonical one, as it leaves an operator; otherwise a NaN equals a NaN. `format`, and what

@@ -5,127 +5,10 @@
 #include <string.h>
 
 #include "harness/base/half.h"
-#include "tests/kernels/check.h"
+#include "tests/kernels/matrix.h"
 
 // One row before and one after must stay untouched; a kernel may take four together and the rest one by one.
 enum { ROWS = 8, FIRST = 1, END = 7 };
-enum { FENCE_DATA, FENCE_X, FENCE_SCALE, FENCE_BIAS, FENCE_SPLIT, FENCE_ARRANGED };
-// Rows of a codebook format before the first that is looked at: the second book begins among those that are computed.
-enum { BEFORE = WEIGHT_BOOK_ROWS - 2 };
-
-struct matrix {
-    struct weight weight;
-    size_t row; // the first of ROWS
-    void *data;
-    uint16_t *scale, *bias, *lut;
-    float *x; // [K]
-};
-
-static bool is_quantized(enum weight_format format)
-{
-    return format == WEIGHT_Q8 || format == WEIGHT_Q4 || format == WEIGHT_A4;
-}
-
-static bool has_book(enum weight_format format)
-{
-    return format == WEIGHT_K8 || format == WEIGHT_K4;
-}
-
-static void put(struct matrix *matrix, size_t row, uint32_t k, float value, struct check *check)
-{
-    const size_t at = row * matrix->weight.cols + k;
-    switch (matrix->weight.format) {
-    case WEIGHT_F32:
-        ((float *)matrix->data)[at] = value;
-        break;
-    case WEIGHT_F16:
-        ((uint16_t *)matrix->data)[at] = half_from_float(value);
-        break;
-    case WEIGHT_BF16:
-        ((uint16_t *)matrix->data)[at] = (uint16_t)(float_to_bits(value) >> 16);
-        break;
-    default: { // any code is a good code
-        const bool bytes = matrix->weight.format == WEIGHT_Q8 || matrix->weight.format == WEIGHT_K8;
-        ((uint8_t *)matrix->data)[row * weight_row_bytes(&matrix->weight) + (bytes ? k : k / 2)] =
-            (uint8_t)check_random(check);
-    }
-    }
-}
-
-static float scale_value(struct check *check, enum regime regime)
-{
-    const float ordinary = 0.01f * check_unit(check);
-    const float infinity = check_random(check) & 1 ? INFINITY : -INFINITY;
-    switch (regime) {
-    case REGIME_SUBNORMAL:
-    case REGIME_UNDERFLOW:
-        return 0x1p-24f;
-    case REGIME_INFINITE:
-        return check_random(check) % 5 ? ordinary : infinity;
-    case REGIME_NAN:
-        return check_random(check) % 5 ? ordinary : NAN;
-    default:
-        return ordinary;
-    }
-}
-
-// n halves of about a weight.
-static uint16_t *make_halves(struct check *check, enum regime regime, unsigned fence, size_t n)
-{
-    uint16_t *made = check_fenced(fence, n * sizeof *made);
-    for (size_t i = 0; i < n; i++) {
-        float w, x;
-        check_pair(check, regime, true, &w, &x);
-        made[i] = half_from_float(w);
-    }
-    return made;
-}
-
-static void make_scales(struct check *check, struct matrix *made, uint32_t block, enum regime regime)
-{
-    const size_t scales = ROWS * (size_t)(made->weight.cols / block);
-    made->scale = check_fenced(FENCE_SCALE, scales * sizeof *made->scale);
-    for (size_t i = 0; i < scales; i++)
-        made->scale[i] = half_from_float(scale_value(check, regime));
-    if (made->weight.format == WEIGHT_A4)
-        made->bias = make_halves(check, regime, FENCE_BIAS, scales);
-    made->weight.scale = made->scale;
-    made->weight.bias = made->bias;
-    made->weight.block = block;
-}
-
-static struct matrix make(struct check *check, enum weight_format format, uint32_t k, uint32_t block,
-                          enum regime regime, bool halves)
-{
-    struct matrix made = {.weight = {.name = "w", .format = format, .rows = ROWS, .cols = k}};
-    if (has_book(format)) {
-        made.row = BEFORE;
-        made.weight.rows += BEFORE;
-        made.lut = make_halves(check, regime, FENCE_SCALE, 2 * (size_t)(format == WEIGHT_K8 ? 256 : 16));
-        made.weight.lut = made.lut;
-    }
-    made.data = check_fenced(FENCE_DATA, made.weight.rows * (size_t)weight_row_bytes(&made.weight));
-    made.weight.data = made.data;
-    made.x = check_fenced(FENCE_X, k * sizeof *made.x);
-    if (is_quantized(format))
-        make_scales(check, &made, block, regime);
-    for (uint32_t i = 0; i < k; i++)
-        for (size_t row = made.row; row < made.row + ROWS; row++) {
-            float w;
-            check_pair(check, regime, halves, &w, &made.x[i]);
-            put(&made, row, i, halves && format == WEIGHT_F32 ? w * (1 + 0x1p-20f) : w, check); // bits no half has
-        }
-    return made;
-}
-
-// Blocks of 32 where they fit, and one scale a row; the other formats have neither.
-static bool next_block(enum weight_format format, uint32_t k, uint32_t *block)
-{
-    if (*block == k || (*block && !is_quantized(format)))
-        return false;
-    *block = *block || k % 32 || !is_quantized(format) ? k : 32;
-    return true;
-}
 
 // --- the reference's
 
@@ -135,7 +18,7 @@ static void compare_reference(struct check *check, const struct candidate *candi
     const uint32_t k = matrix->weight.cols;
     const size_t split = linear_split_size(k);
     struct linear_input input = {.split = check_fenced(FENCE_SPLIT, split * sizeof(float))};
-    float expected[BEFORE + ROWS], *y = check_output();
+    float expected[MATRIX_BEFORE + ROWS], *y = check_output();
     linear_input_set(&input, matrix->x, k);
     check_definition(matrix->weight.format)(&matrix->weight, &input, matrix->row, matrix->row + ROWS, expected);
     candidate->rows(&matrix->weight, &input, matrix->row + FIRST, matrix->row + END, y);
@@ -179,9 +62,9 @@ static void specials_in_every_lane(struct check *check, const struct candidate *
                 *half = kept;
             } else {
                 const float w = weight_at(&matrix->weight, 2, at);
-                put(matrix, 2, at, specials[i], check);
+                matrix_put(matrix, 2, at, specials[i], check);
                 compare_reference(check, candidate, matrix, "a special weight");
-                put(matrix, 2, at, w, check);
+                matrix_put(matrix, 2, at, w, check);
             }
         }
 }
@@ -190,9 +73,10 @@ void check_reference_linear(struct check *check, const struct candidate *candida
 {
     uint32_t k;
     for (size_t i = 0; (k = check_length(check, i, 130)); i++)
-        for (uint32_t block = 0; next_block(candidate->format, k, &block);)
+        for (uint32_t block = 0; matrix_next_block(candidate->format, k, &block);)
             for (enum regime regime = 0; regime < REGIMES; regime++) {
-                struct matrix matrix = make(check, candidate->format, k, block, regime, false);
+                const struct matrix_shape shape = {candidate->format, ROWS, k, block, 1, false};
+                struct matrix matrix = matrix_make(check, &shape, regime);
                 compare_reference(check, candidate, &matrix, check_regime_name(regime));
                 const bool chosen = k == 1 || k == 31 || k == 33 || k == 64 || k == 191;
                 if (chosen && regime == REGIME_ORDINARY)
@@ -219,11 +103,12 @@ void check_runtime_linear(struct check *check, const struct candidate *candidate
                                                {PRECISION_F16, PRECISION_F16}};
     uint32_t k;
     for (size_t i = 0; (k = check_length(check, i, 264)); i++)
-        for (uint32_t block = 0; next_block(candidate->format, k, &block);)
+        for (uint32_t block = 0; matrix_next_block(candidate->format, k, &block);)
             for (enum regime regime = 0; regime < REGIMES; regime++) {
-                const struct matrix matrix = make(check, candidate->format, k, block, regime, true);
+                const struct matrix_shape shape = {candidate->format, ROWS, k, block, 1, true};
+                const struct matrix matrix = matrix_make(check, &shape, regime);
                 for (size_t r = 0; r < (k % 5 ? 1 : sizeof rules / sizeof *rules); r++) {
-                    float expected[BEFORE + ROWS], *y = check_output();
+                    float expected[MATRIX_BEFORE + ROWS], *y = check_output();
                     const size_t row = matrix.row;
                     run_runtime(check_definitions(), &matrix, rules[r], row, row + ROWS, expected);
                     run_runtime(candidate->kernels, &matrix, rules[r], row + FIRST, row + END, y);

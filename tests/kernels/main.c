@@ -19,6 +19,11 @@ const struct subject check_subjects[] = {
     {"reference.linear.a4", check_reference_linear, WEIGHT_A4},
     {"reference.linear.k8", check_reference_linear, WEIGHT_K8},
     {"reference.linear.k4", check_reference_linear, WEIGHT_K4},
+    {"reference.tile.f32", check_reference_tile, WEIGHT_F32},
+    {"reference.tile.f16", check_reference_tile, WEIGHT_F16},
+    {"reference.tile.bf16", check_reference_tile, WEIGHT_BF16},
+    {"reference.tile.q8", check_reference_tile, WEIGHT_Q8},
+    {"reference.tile.q4", check_reference_tile, WEIGHT_Q4},
     {"reference.delta", check_delta, WEIGHT_NONE},
     {"reference.swiglu", check_reference_swiglu, WEIGHT_NONE},
     {"runtime.linear.f32", check_runtime_linear, WEIGHT_F32},
@@ -80,15 +85,25 @@ static linear_fn reference_kernel(enum weight_format format, enum isa isa)
     return NULL;
 }
 
+static const struct linear_tile *reference_tile(enum isa isa)
+{
+    for (const struct linear_tile *tile = linear_tiles; tile->name; tile++)
+        if (tile->isa == isa)
+            return tile;
+    return NULL;
+}
+
 static void check_kernel(const struct subject *subject, enum isa isa, const char *pattern, uint64_t seed, bool list)
 {
     char name[96];
     struct kernels kernels;
     struct check check = {.random = seed};
-    struct candidate candidate = {subject->format, reference_kernel(subject->format, isa), delta_best(isa),
-                                  swiglu_best(isa), &kernels};
+    struct candidate candidate = {subject->format,     reference_kernel(subject->format, isa),
+                                  reference_tile(isa), delta_best(isa),
+                                  swiglu_best(isa),    &kernels};
     snprintf(name, sizeof name, "%s %s", subject->name, isa_name(isa));
-    if (fnmatch(pattern, name, 0) || (subject->check == check_reference_linear && !candidate.rows))
+    if (fnmatch(pattern, name, 0) || (subject->check == check_reference_linear && !candidate.rows) ||
+        (subject->check == check_reference_tile && !candidate.tile))
         return; // no twin of the definition
     if (list) {
         printf("%s\n", name);

@@ -378,6 +378,14 @@ static const struct wrong wrongs[] = {
     {"runtime.attention", "NaN dropped", .kernels.attention = attention_drops_nan},
 };
 
+static struct linear_tile with_tile_fault(const struct linear_tile *wrong)
+{
+    struct linear_tile made = linear_tiles[0];
+    made.multiply = wrong->multiply ? wrong->multiply : made.multiply;
+    made.sum = wrong->sum ? wrong->sum : made.sum;
+    return made;
+}
+
 static struct delta_kernel with_delta_fault(const struct delta_kernel *wrong)
 {
     struct delta_kernel made = *delta_best(ISA_SCALAR);
@@ -423,9 +431,10 @@ static void check_wrong(const struct wrong *wrong, const char *pattern, uint64_t
             continue;
         }
         const struct kernels kernels = with_fault(&wrong->kernels);
+        const struct linear_tile tile = with_tile_fault(&wrong->tile);
         const struct delta_kernel delta = with_delta_fault(&wrong->delta);
         const swiglu_fn swiglu = wrong->swiglu ? wrong->swiglu : swiglu_best(ISA_SCALAR);
-        const struct candidate candidate = {subject->format, wrong->rows, &delta, swiglu, &kernels};
+        const struct candidate candidate = {subject->format, wrong->rows, &tile, &delta, swiglu, &kernels};
         struct check check = {.random = seed, .is_control = true};
         char detail[400];
         subject->check(&check, &candidate);
@@ -439,6 +448,8 @@ void check_wrong_kernels(const char *pattern, uint64_t seed, check_result_fn res
 {
     for (size_t i = 0; i < sizeof wrongs / sizeof *wrongs; i++)
         check_wrong(&wrongs[i], pattern, seed, result);
+    for (const struct wrong *wrong = wrong_tile; wrong->subject; wrong++)
+        check_wrong(wrong, pattern, seed, result);
     for (const struct wrong *wrong = wrong_delta; wrong->subject; wrong++)
         check_wrong(wrong, pattern, seed, result);
 }

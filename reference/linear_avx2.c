@@ -3,20 +3,32 @@
 
 #include "reference/linear_kernels.h"
 
-// As linear_avx512.c: rows far apart, as many as the registers hold.
-enum { REGISTERS = 4, ROWS = 3, AHEAD = 3072, LINE = 64 };
+enum { WIDTH = 8, REGISTERS = LINEAR_LANES / WIDTH, ROWS = 3, AHEAD = 3072 }; // as many rows as the registers hold
+typedef __m256 vector;
 
-// Elements of a block of 32 of a row, widened, in the order of the kernel's x. scale: of their codes.
-typedef void (*widen_fn)(struct linear_row row, size_t block, size_t scale, __m256 w[REGISTERS]);
+LINEAR_INLINE vector zero(void)
+{
+    return _mm256_setzero_ps();
+}
 
-LINEAR_INLINE void widen_f32(struct linear_row row, size_t block, size_t scale, __m256 w[REGISTERS])
+LINEAR_INLINE vector load(const float *from)
+{
+    return _mm256_loadu_ps(from);
+}
+
+LINEAR_INLINE vector multiply_add(vector a, vector b, vector c)
+{
+    return _mm256_fmadd_ps(a, b, c);
+}
+
+LINEAR_INLINE void widen_f32(struct linear_row row, size_t block, size_t scale, vector w[REGISTERS])
 {
     (void)scale;
     for (size_t i = 0; i < REGISTERS; i++)
         w[i] = _mm256_loadu_ps((const float *)(const void *)(row.data + 128 * block + 32 * i));
 }
 
-LINEAR_INLINE void widen_f16(struct linear_row row, size_t block, size_t scale, __m256 w[REGISTERS])
+LINEAR_INLINE void widen_f16(struct linear_row row, size_t block, size_t scale, vector w[REGISTERS])
 {
     (void)scale;
     for (size_t i = 0; i < REGISTERS; i++)
@@ -24,7 +36,7 @@ LINEAR_INLINE void widen_f16(struct linear_row row, size_t block, size_t scale, 
 }
 
 // Split order: a bf16 is the upper half of a float, so even elements move up and odd ones stand already in place.
-LINEAR_INLINE void widen_bf16(struct linear_row row, size_t block, size_t scale, __m256 w[REGISTERS])
+LINEAR_INLINE void widen_bf16(struct linear_row row, size_t block, size_t scale, vector w[REGISTERS])
 {
     (void)scale;
     for (size_t i = 0; i < REGISTERS / 2; i++) {
@@ -34,7 +46,7 @@ LINEAR_INLINE void widen_bf16(struct linear_row row, size_t block, size_t scale,
     }
 }
 
-LINEAR_INLINE void widen_q8(struct linear_row row, size_t block, size_t scale, __m256 w[REGISTERS])
+LINEAR_INLINE void widen_q8(struct linear_row row, size_t block, size_t scale, vector w[REGISTERS])
 {
     const __m256 factor = _mm256_set1_ps(_cvtsh_ss(row.scale[scale]));
     for (size_t i = 0; i < REGISTERS; i++) {
@@ -44,7 +56,7 @@ LINEAR_INLINE void widen_q8(struct linear_row row, size_t block, size_t scale, _
 }
 
 // Split order: the low nibble of each byte is the even element.
-LINEAR_INLINE void widen_q4(struct linear_row row, size_t block, size_t scale, __m256 w[REGISTERS])
+LINEAR_INLINE void widen_q4(struct linear_row row, size_t block, size_t scale, vector w[REGISTERS])
 {
     const __m256 factor = _mm256_set1_ps(_cvtsh_ss(row.scale[scale]));
     for (size_t i = 0; i < REGISTERS / 2; i++) {
@@ -65,13 +77,13 @@ LINEAR_INLINE float sum_of_eight(__m128 low, __m128 high)
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
-LINEAR_INLINE float sum_natural(const __m256 acc[REGISTERS])
+LINEAR_INLINE float sum_natural(const vector acc[REGISTERS])
 {
     const __m256 eight = _mm256_add_ps(_mm256_add_ps(acc[0], acc[2]), _mm256_add_ps(acc[1], acc[3]));
     return sum_of_eight(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
 }
 
-LINEAR_INLINE float sum_split(const __m256 acc[REGISTERS])
+LINEAR_INLINE float sum_split(const vector acc[REGISTERS])
 {
     const __m256 even = _mm256_add_ps(acc[0], acc[1]); // (l, l+16)
     const __m256 odd = _mm256_add_ps(acc[2], acc[3]);
@@ -80,92 +92,10 @@ LINEAR_INLINE float sum_split(const __m256 acc[REGISTERS])
     return sum_of_eight(_mm_unpacklo_ps(even4, odd4), _mm_unpackhi_ps(even4, odd4));
 }
 
-LINEAR_INLINE void accumulate(__m256 acc[REGISTERS], const __m256 w[REGISTERS], const float *x)
-{
-    for (int i = 0; i < REGISTERS; i++)
-        acc[i] = _mm256_fmadd_ps(w[i], _mm256_loadu_ps(x + 8 * i), acc[i]);
-}
+#include "reference/linear_rows.inc"
 
-// The whole blocks, of `bytes` bytes each, of `n` rows.
-LINEAR_INLINE void add_rows(widen_fn widen, size_t bytes, const struct weight *weight, const struct linear_row *row,
-                            size_t n, const float *x, __m256 acc[ROWS][REGISTERS])
-{
-    const size_t blocks = weight->cols / LINEAR_LANES, scale_block = weight->block;
-    for (size_t r = 0; r < n; r++)
-        for (size_t i = 0; i < REGISTERS; i++)
-            acc[r][i] = _mm256_setzero_ps();
-    for (size_t block = 0; block < blocks; block++) {
-        const size_t scale = scale_block ? block * LINEAR_LANES / scale_block : 0;
-        for (size_t r = 0; r < n; r++) {
-            __m256 w[REGISTERS];
-            for (size_t at = 0; at < bytes; at += LINE)
-                _mm_prefetch((const char *)row[r].data + bytes * block + at + AHEAD, _MM_HINT_T1);
-            widen(row[r], block, scale, w);
-            accumulate(acc[r], w, x + block * LINEAR_LANES);
-        }
-    }
-}
-
-LINEAR_INLINE float finish(bool split, const struct weight *weight, const struct linear_input *input, size_t row,
-                           __m256 acc[REGISTERS])
-{
-    const size_t whole = weight->cols - weight->cols % LINEAR_LANES;
-    if (whole < weight->cols) {
-        float tail[LINEAR_LANES];
-        __m256 w[REGISTERS];
-        linear_tail(weight, row, split, tail);
-        for (int i = 0; i < REGISTERS; i++)
-            w[i] = _mm256_loadu_ps(tail + 8 * i);
-        accumulate(acc, w, split ? input->split + whole : input->tail);
-    }
-    return split ? sum_split(acc) : sum_natural(acc);
-}
-
-LINEAR_INLINE void run(widen_fn widen, size_t bytes, bool split, const struct weight *weight,
-                       const struct linear_input *input, size_t first, size_t end, float *y)
-{
-    const float *x = split ? input->split : input->x;
-    const size_t each = (end - first) / ROWS; // rows of a stream
-    struct linear_row rows[ROWS];
-    __m256 acc[ROWS][REGISTERS];
-    for (size_t row = first; row < first + each; row++) {
-        for (size_t r = 0; r < ROWS; r++)
-            rows[r] = linear_row_at(weight, row + r * each);
-        add_rows(widen, bytes, weight, rows, ROWS, x, acc);
-        for (size_t r = 0; r < ROWS; r++)
-            y[row + r * each] = finish(split, weight, input, row + r * each, acc[r]);
-    }
-    for (size_t row = first + ROWS * each; row < end; row++) {
-        rows[0] = linear_row_at(weight, row);
-        add_rows(widen, bytes, weight, rows, 1, x, acc);
-        y[row] = finish(split, weight, input, row, acc[0]);
-    }
-}
-
-void linear_f32_avx2(const struct weight *weight, const struct linear_input *input, size_t first, size_t end,
-                     float *y)
-{
-    run(widen_f32, 128, false, weight, input, first, end, y);
-}
-
-void linear_f16_avx2(const struct weight *weight, const struct linear_input *input, size_t first, size_t end,
-                     float *y)
-{
-    run(widen_f16, 64, false, weight, input, first, end, y);
-}
-
-void linear_bf16_avx2(const struct weight *weight, const struct linear_input *input, size_t first, size_t end,
-                      float *y)
-{
-    run(widen_bf16, 64, true, weight, input, first, end, y);
-}
-
-void linear_q8_avx2(const struct weight *weight, const struct linear_input *input, size_t first, size_t end, float *y)
-{
-    run(widen_q8, 32, false, weight, input, first, end, y);
-}
-
-void linear_q4_avx2(const struct weight *weight, const struct linear_input *input, size_t first, size_t end, float *y)
-{
-    run(widen_q4, 16, true, weight, input, first, end, y);
-}
+LINEAR_ROWS(linear_f32_avx2, widen_f32, 128, false)
+LINEAR_ROWS(linear_f16_avx2, widen_f16, 64, false)
+LINEAR_ROWS(linear_bf16_avx2, widen_bf16, 64, true)
+LINEAR_ROWS(linear_q8_avx2, widen_q8, 32, false)
+LINEAR_ROWS(linear_q4_avx2, widen_q4, 16, true)

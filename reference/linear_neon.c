@@ -3,29 +3,45 @@
 
 #include "reference/linear_kernels.h"
 
-enum { REGISTERS = 8 };
+enum { WIDTH = 4, REGISTERS = LINEAR_LANES / WIDTH, ROWS = 1, AHEAD = 2048 }; // rows at a time: not measured here
+typedef float32x4_t vector;
 
-// Elements k ... k+31 of a row, widened, in the order of the kernel's x.
-typedef void (*widen_fn)(const struct weight *weight, size_t row, size_t k, float32x4_t w[REGISTERS]);
-
-LINEAR_INLINE void widen_f32(const struct weight *weight, size_t row, size_t k, float32x4_t w[REGISTERS])
+LINEAR_INLINE vector zero(void)
 {
-    const float *from = (const float *)weight->data + row * weight->cols + k;
+    return vdupq_n_f32(0);
+}
+
+LINEAR_INLINE vector load(const float *from)
+{
+    return vld1q_f32(from);
+}
+
+LINEAR_INLINE vector multiply_add(vector a, vector b, vector c)
+{
+    return vfmaq_f32(c, a, b);
+}
+
+LINEAR_INLINE void widen_f32(struct linear_row row, size_t block, size_t scale, vector w[REGISTERS])
+{
+    const float *from = (const float *)(const void *)(row.data + 128 * block);
+    (void)scale;
     for (int i = 0; i < REGISTERS; i++)
         w[i] = vld1q_f32(from + 4 * i);
 }
 
-LINEAR_INLINE void widen_f16(const struct weight *weight, size_t row, size_t k, float32x4_t w[REGISTERS])
+LINEAR_INLINE void widen_f16(struct linear_row row, size_t block, size_t scale, vector w[REGISTERS])
 {
-    const uint16_t *from = (const uint16_t *)weight->data + row * weight->cols + k;
+    const uint16_t *from = (const uint16_t *)(const void *)(row.data + 64 * block);
+    (void)scale;
     for (int i = 0; i < REGISTERS; i++)
         w[i] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from + 4 * i)));
 }
 
 // Split order: a bf16 is the upper half of a float, so even elements move up and odd ones stand already in place.
-LINEAR_INLINE void widen_bf16(const struct weight *weight, size_t row, size_t k, float32x4_t w[REGISTERS])
+LINEAR_INLINE void widen_bf16(struct linear_row row, size_t block, size_t scale, vector w[REGISTERS])
 {
-    const uint16_t *from = (const uint16_t *)weight->data + row * weight->cols + k;
+    const uint16_t *from = (const uint16_t *)(const void *)(row.data + 64 * block);
+    (void)scale;
     for (int i = 0; i < REGISTERS / 2; i++) {
         const uint32x4_t pairs = vreinterpretq_u32_u16(vld1q_u16(from + 8 * i));
         w[i] = vreinterpretq_f32_u32(vshlq_n_u32(pairs, 16));
@@ -33,35 +49,34 @@ LINEAR_INLINE void widen_bf16(const struct weight *weight, size_t row, size_t k,
     }
 }
 
-LINEAR_INLINE float32x4_t scale_of(const struct weight *weight, size_t row, size_t k)
+LINEAR_INLINE vector factor_of(struct linear_row row, size_t scale)
 {
-    const uint16_t scale = weight->scale[row * (weight->cols / weight->block) + k / weight->block];
-    return vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(scale)));
+    return vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(row.scale[scale])));
 }
 
-LINEAR_INLINE void widen_q8(const struct weight *weight, size_t row, size_t k, float32x4_t w[REGISTERS])
+LINEAR_INLINE void widen_q8(struct linear_row row, size_t block, size_t scale, vector w[REGISTERS])
 {
-    const int8_t *from = (const int8_t *)weight->data + row * weight->cols + k;
-    const float32x4_t scale = scale_of(weight, row, k);
+    const int8_t *from = (const int8_t *)row.data + 32 * block;
+    const vector factor = factor_of(row, scale);
     for (int i = 0; i < REGISTERS / 2; i++) {
         const int16x8_t codes = vmovl_s8(vld1_s8(from + 8 * i));
-        w[2 * i] = vmulq_f32(vcvtq_f32_s32(vmovl_s16(vget_low_s16(codes))), scale); // exact
-        w[2 * i + 1] = vmulq_f32(vcvtq_f32_s32(vmovl_s16(vget_high_s16(codes))), scale);
+        w[2 * i] = vmulq_f32(vcvtq_f32_s32(vmovl_s16(vget_low_s16(codes))), factor); // exact
+        w[2 * i + 1] = vmulq_f32(vcvtq_f32_s32(vmovl_s16(vget_high_s16(codes))), factor);
     }
 }
 
 // Split order: the low nibble of each byte is the even element.
-LINEAR_INLINE void widen_q4(const struct weight *weight, size_t row, size_t k, float32x4_t w[REGISTERS])
+LINEAR_INLINE void widen_q4(struct linear_row row, size_t block, size_t scale, vector w[REGISTERS])
 {
-    const int8_t *from = (const int8_t *)weight->data + row * ((weight->cols + (size_t)1) / 2) + k / 2;
-    const float32x4_t scale = scale_of(weight, row, k);
+    const int8_t *from = (const int8_t *)row.data + 16 * block;
+    const vector factor = factor_of(row, scale);
     for (int i = 0; i < REGISTERS / 4; i++) {
         const int8x8_t bytes = vld1_s8(from + 8 * i);
         const int16x8_t even = vmovl_s8(vshr_n_s8(vshl_n_s8(bytes, 4), 4)), odd = vmovl_s8(vshr_n_s8(bytes, 4));
-        w[2 * i] = vmulq_f32(vcvtq_f32_s32(vmovl_s16(vget_low_s16(even))), scale);
-        w[2 * i + 1] = vmulq_f32(vcvtq_f32_s32(vmovl_s16(vget_high_s16(even))), scale);
-        w[2 * i + 4] = vmulq_f32(vcvtq_f32_s32(vmovl_s16(vget_low_s16(odd))), scale);
-        w[2 * i + 5] = vmulq_f32(vcvtq_f32_s32(vmovl_s16(vget_high_s16(odd))), scale);
+        w[2 * i] = vmulq_f32(vcvtq_f32_s32(vmovl_s16(vget_low_s16(even))), factor);
+        w[2 * i + 1] = vmulq_f32(vcvtq_f32_s32(vmovl_s16(vget_high_s16(even))), factor);
+        w[2 * i + 4] = vmulq_f32(vcvtq_f32_s32(vmovl_s16(vget_low_s16(odd))), factor);
+        w[2 * i + 5] = vmulq_f32(vcvtq_f32_s32(vmovl_s16(vget_high_s16(odd))), factor);
     }
 }
 
@@ -73,7 +88,7 @@ LINEAR_INLINE float sum_of_eight(float32x4_t low, float32x4_t high)
     return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
 }
 
-LINEAR_INLINE float sum_natural(const float32x4_t acc[REGISTERS])
+LINEAR_INLINE float sum_natural(const vector acc[REGISTERS])
 {
     float32x4_t sixteen[4]; // (l, l+16)
     for (int i = 0; i < 4; i++)
@@ -87,66 +102,16 @@ LINEAR_INLINE float32x4_t sum_to_four(const float32x4_t half[REGISTERS / 2])
     return vaddq_f32(vaddq_f32(half[0], half[2]), vaddq_f32(half[1], half[3])); // (l, l+16), (l, l+8)
 }
 
-LINEAR_INLINE float sum_split(const float32x4_t acc[REGISTERS])
+LINEAR_INLINE float sum_split(const vector acc[REGISTERS])
 {
     const float32x4_t even = sum_to_four(acc), odd = sum_to_four(acc + REGISTERS / 2);
     return sum_of_eight(vzip1q_f32(even, odd), vzip2q_f32(even, odd));
 }
 
-LINEAR_INLINE void accumulate(float32x4_t acc[REGISTERS], const float32x4_t w[REGISTERS], const float *x)
-{
-    for (int i = 0; i < REGISTERS; i++)
-        acc[i] = vfmaq_f32(acc[i], w[i], vld1q_f32(x + 4 * i));
-}
+#include "reference/linear_rows.inc"
 
-LINEAR_INLINE void run(widen_fn widen, bool split, const struct weight *weight, const struct linear_input *input,
-                       size_t first, size_t end, float *y)
-{
-    const size_t whole = weight->cols - weight->cols % LINEAR_LANES;
-    const float *x = split ? input->split : input->x;
-    for (size_t row = first; row < end; row++) {
-        float32x4_t acc[REGISTERS], w[REGISTERS];
-        for (int i = 0; i < REGISTERS; i++)
-            acc[i] = vdupq_n_f32(0);
-        for (size_t k = 0; k < whole; k += LINEAR_LANES) {
-            widen(weight, row, k, w);
-            accumulate(acc, w, x + k);
-        }
-        if (whole < weight->cols) {
-            float tail[LINEAR_LANES];
-            linear_tail(weight, row, split, tail);
-            for (int i = 0; i < REGISTERS; i++)
-                w[i] = vld1q_f32(tail + 4 * i);
-            accumulate(acc, w, split ? x + whole : input->tail);
-        }
-        y[row] = split ? sum_split(acc) : sum_natural(acc);
-    }
-}
-
-void linear_f32_neon(const struct weight *weight, const struct linear_input *input, size_t first, size_t end,
-                     float *y)
-{
-    run(widen_f32, false, weight, input, first, end, y);
-}
-
-void linear_f16_neon(const struct weight *weight, const struct linear_input *input, size_t first, size_t end,
-                     float *y)
-{
-    run(widen_f16, false, weight, input, first, end, y);
-}
-
-void linear_bf16_neon(const struct weight *weight, const struct linear_input *input, size_t first, size_t end,
-                      float *y)
-{
-    run(widen_bf16, true, weight, input, first, end, y);
-}
-
-void linear_q8_neon(const struct weight *weight, const struct linear_input *input, size_t first, size_t end, float *y)
-{
-    run(widen_q8, false, weight, input, first, end, y);
-}
-
-void linear_q4_neon(const struct weight *weight, const struct linear_input *input, size_t first, size_t end, float *y)
-{
-    run(widen_q4, true, weight, input, first, end, y);
-}
+LINEAR_ROWS(linear_f32_neon, widen_f32, 128, false)
+LINEAR_ROWS(linear_f16_neon, widen_f16, 64, false)
+LINEAR_ROWS(linear_bf16_neon, widen_bf16, 64, true)
+LINEAR_ROWS(linear_q8_neon, widen_q8, 32, false)
+LINEAR_ROWS(linear_q4_neon, widen_q4, 16, true)

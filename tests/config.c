@@ -4,43 +4,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "harness/model/config.h"
-
-static struct arena arena;
-
-static void close_arena(void)
-{
-    arena_close(&arena);
-}
+#include "tests/config_text.h"
 
 TestSuite(config, .fini = close_arena);
-
-static int read(const char *text, struct config *config, struct error *error)
-{
-    struct json_document *document;
-    int status = json_open_text(&document, "config.json", text, strlen(text), error);
-    if (!status)
-        status = config_read(&arena, json_root(document), config, error);
-    json_close(&document);
-    return status;
-}
-
-static struct config accept(const char *text)
-{
-    struct config config;
-    struct error error = {0};
-    cr_assert_eq(read(text, &config, &error), 0, "%s\n%s", error.text, text);
-    return config;
-}
-
-static void refuse(const char *text, const char *expected)
-{
-    struct config config;
-    struct error error = {0};
-    cr_expect_eq(read(text, &config, &error), ERROR_INPUT, "accepted: %s", text);
-    cr_expect(strstr(error.text, expected), "found '%s', expected it to say '%s'", error.text, expected);
-    cr_expect(strstr(error.text, "config.json"), "no file in '%s'", error.text);
-}
 
 // --- the releases of architecture.md 2.3
 

@@ -6,7 +6,7 @@
 #include "harness/base/files.h"
 #include "harness/base/hash.h"
 #include "harness/run/record.h"
-#include "tests/fake_engine.h"
+#include "tests/equal_traces.h"
 
 #define WEIGHTS "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 #define OTHER_WEIGHTS "1123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
@@ -97,28 +97,6 @@ static struct trace *read(const char *where, const char *id, const char *purpose
     struct trace *trace;
     cr_assert_eq(trace_open(&trace, record_path(&arena, where, id, purpose), &error), 0, "%s", error.text);
     return trace;
-}
-
-static bool equal_rows(const struct trace *a, uint32_t from_a, const struct trace *b, uint32_t from_b, uint32_t n)
-{
-    float x[V], y[V];
-    bool equal = true;
-    for (uint32_t t = 0; t < n; t++)
-        equal = equal && memcmp(trace_logits(a, from_a + t, x), trace_logits(b, from_b + t, y), sizeof x) == 0;
-    return equal;
-}
-
-static bool equal_states(const struct trace *a, const struct trace *b)
-{
-    struct state x, y;
-    cr_assert_eq(trace_state(a, &arena, &x, NULL), 0);
-    cr_assert_eq(trace_state(b, &arena, &y, NULL), 0);
-    cr_assert_eq(x.n, 3);
-    cr_assert_eq(y.n, 3);
-    bool equal = x.position == y.position;
-    for (size_t i = 0; i < 3 && equal; i++)
-        equal = memcmp(x.tensors[i].data, y.tensors[i].data, x.tensors[i].elements * sizeof(float)) == 0;
-    return equal;
 }
 
 // --- the reference
@@ -243,7 +221,7 @@ Test(record, a_healthy_engine_repeats_itself_bit_for_bit_and_restores_from_the_m
     cr_expect_eq(rest->contract.position, 7);
     cr_expect_eq(rest->n, 8);
     cr_expect(equal_rows(whole, 7, rest, 0, 8));
-    cr_expect(equal_states(whole, rest));
+    cr_expect(equal_states(&arena, whole, rest));
     cr_expect_eq(memcmp(whole->tokens + 7, rest->tokens, 8 * sizeof *rest->tokens), 0);
     trace_close(&whole);
     trace_close(&rest);
@@ -293,7 +271,7 @@ Test(record, a_reference_in_batches_leaves_the_rows_and_states_of_steps)
         cr_assert_eq(a->n, b->n);
         cr_expect(!memcmp(a->tokens, b->tokens, a->n * sizeof *a->tokens));
         cr_expect(equal_rows(a, 0, b, 0, a->n), "%s", purposes[i] ? purposes[i] : "whole");
-        cr_expect(equal_states(a, b), "%s", purposes[i] ? purposes[i] : "whole");
+        cr_expect(equal_states(&arena, a, b), "%s", purposes[i] ? purposes[i] : "whole");
         cr_expect_str_eq(a->contract.mode, "s1");
         cr_expect_str_eq(b->contract.mode, "batch");
         trace_close(&a);

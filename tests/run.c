@@ -4,7 +4,7 @@
 
 #include "harness/base/files.h"
 #include "harness/run/record.h"
-#include "tests/fake_engine.h"
+#include "tests/equal_traces.h"
 
 #define WEIGHTS "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 #define OTHER_WEIGHTS "1123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
@@ -26,28 +26,6 @@ static void remove_directory(void)
 }
 
 TestSuite(run, .init = make_directory, .fini = remove_directory);
-
-static bool equal_rows(const struct trace *a, uint32_t from_a, const struct trace *b, uint32_t from_b, uint32_t n)
-{
-    float x[V], y[V];
-    bool equal = true;
-    for (uint32_t t = 0; t < n; t++)
-        equal = equal && memcmp(trace_logits(a, from_a + t, x), trace_logits(b, from_b + t, y), sizeof x) == 0;
-    return equal;
-}
-
-static bool equal_states(const struct trace *a, const struct trace *b)
-{
-    struct state x, y;
-    cr_assert_eq(trace_state(a, &arena, &x, NULL), 0);
-    cr_assert_eq(trace_state(b, &arena, &y, NULL), 0);
-    cr_assert_eq(x.n, 3);
-    cr_assert_eq(y.n, 3);
-    bool equal = x.position == y.position;
-    for (size_t i = 0; i < 3 && equal; i++)
-        equal = memcmp(x.tensors[i].data, y.tensors[i].data, x.tensors[i].elements * sizeof(float)) == 0;
-    return equal;
-}
 
 static const struct record run_as_record = {.contract = {.model = "fake",
                                                          .model_type = "lfm2",
@@ -96,7 +74,7 @@ Test(run, a_run_cut_in_two_equals_the_run_in_one)
     cr_expect_eq(second->contract.position, 4);
     cr_expect_eq(second->contract.generated, 5);
     cr_expect(equal_rows(one, 4, second, 0, 10));
-    cr_expect(equal_states(one, second));
+    cr_expect(equal_states(&arena, one, second));
     cr_expect_eq(memcmp(one->tokens + 4, second->tokens, 10 * sizeof *one->tokens), 0);
     uint32_t width;
     cr_expect_eq(trace_tap(one, 13, 1, TAP_OUT, &width)[0], trace_tap(second, 9, 1, TAP_OUT, &width)[0]);

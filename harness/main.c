@@ -3,6 +3,7 @@
 //  checkpoint > model > engines (reference, runtime, foreign traces) > compare > gate > report
 //
 // The commands in the order of that flow; each is one file in harness/cmd. Only this file exits.
+#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -57,15 +58,19 @@ static int run(const struct command *command, int argc, char **argv)
     else if (!status)
         status = command->run(&options, &error);
     options_close(&options);
-    if (status >= 0 && fflush(stdout) != 0)
-        status = error_set(&error, ERROR_RUNTIME, "standard output: cannot write (disk full, or the reader has gone)");
+    errno = 0;
+    if (status >= 0 && (fflush(stdout) != 0 || ferror(stdout))) {
+        if (errno == EPIPE) // the reader has seen enough and needs no sentence
+            return error_exit_status(ERROR_RUNTIME);
+        status = error_set(&error, ERROR_RUNTIME, "standard output: cannot write; is the disk full?");
+    }
     return status < 0 ? fail(command->name, &error) : status;
 }
 
 int main(int argc, char **argv)
 {
     struct error error = {0};
-    signal(SIGPIPE, SIG_IGN); // a reader that goes away is an error with a sentence, not a death
+    signal(SIGPIPE, SIG_IGN); // a reader that goes away is an exit status, not a death
     files_guard_maps();
     if (floating_selftest(&error))
         return fail("self-test", &error);

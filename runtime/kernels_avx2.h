@@ -1,10 +1,9 @@
-// kernels_avx2: what the AVX2 files share: eight floats at a time, the tree, exp, and the entries that do not lie in
+// kernels_avx2: what the AVX2 files share: what kernels_vector.inc is made of, and the entries that do not lie in
 // kernels_avx2.c. vcvtps2ph and vcvtph2ps round and widen as half.h does, whatever the flush-to-zero bits say.
 #ifndef ASSAY_KERNELS_AVX2_H
 #define ASSAY_KERNELS_AVX2_H
 
 #include <immintrin.h>
-#include <math.h>
 
 #include "harness/base/floating.h"
 #include "harness/base/half.h"
@@ -29,122 +28,140 @@ void kernels_avx2_linear_k4(const struct weight *weight, struct linear_rule rule
 void kernels_avx512_linear_expert(const struct weight *weight, const float *x, struct linear_rule rule, size_t first,
                                   size_t end, float *y);
 
-// struct kernels' entries of the delta net.
-void kernels_avx2_rms_norm_gated(const float *o, const float *w, const float *z, uint32_t n, float eps, float *y);
-void kernels_avx2_silu(const float *x, size_t n, float *y);
-void kernels_avx2_l2_norm(const float *x, uint32_t n, float scale, enum precision chain, float *y);
-void kernels_avx2_delta_step(const struct delta_state *state, const float *q, const float *k, const float *v,
-                             float beta, float g, float *out);
-
 // --- eight floats at a time
 
-ALWAYS __m256i first_lanes(size_t n) // all bits set in the first n of 8
+typedef __m256 vector, mask; // a mask has all bits of a lane, or none
+enum { WIDTH = 8, REGISTERS = 32 / WIDTH };
+
+ALWAYS vector zero(void)
 {
-    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n < 8 ? (int)n : 8), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    return _mm256_setzero_ps();
 }
 
-ALWAYS __m256 load(const float *x, size_t n) // at most 8; +0 past them
+ALWAYS vector splat(float x)
 {
-    return n >= 8 ? _mm256_loadu_ps(x) : _mm256_maskload_ps(x, first_lanes(n));
+    return _mm256_set1_ps(x);
 }
 
-ALWAYS void store(float *y, size_t n, __m256 v)
+ALWAYS mask first_lanes(size_t n)
 {
-    if (n >= 8)
+    const __m256i count = _mm256_set1_epi32(n < WIDTH ? (int)n : WIDTH);
+    return _mm256_castsi256_ps(_mm256_cmpgt_epi32(count, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)));
+}
+
+ALWAYS vector load(const float *x, size_t n)
+{
+    return n >= WIDTH ? _mm256_loadu_ps(x) : _mm256_maskload_ps(x, _mm256_castps_si256(first_lanes(n)));
+}
+
+ALWAYS void store(float *y, size_t n, vector v)
+{
+    if (n >= WIDTH)
         _mm256_storeu_ps(y, v);
     else
-        _mm256_maskstore_ps(y, first_lanes(n), v);
+        _mm256_maskstore_ps(y, _mm256_castps_si256(first_lanes(n)), v);
 }
 
-ALWAYS __m256 canonical(__m256 v)
-{
-    return _mm256_blendv_ps(v, _mm256_castsi256_ps(_mm256_set1_epi32((int)FLOAT_NAN_BITS)),
-                            _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
-}
-
-ALWAYS __m256 widen(const uint16_t *halves) // 8
+ALWAYS vector load_halves(const uint16_t *halves)
 {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)halves));
 }
 
-ALWAYS __m256 through_half(__m256 v) // h(), NaN payloads aside
+ALWAYS void store_halves(uint16_t *halves, vector v)
+{
+    _mm_storeu_si128((__m128i *)halves, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+
+ALWAYS vector through_half(vector v)
 {
     return _mm256_cvtph_ps(_mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
 }
 
-ALWAYS __m256 round8(__m256 v, enum precision to)
+ALWAYS vector add(vector a, vector b)
 {
-    return canonical(to == PRECISION_F16 ? through_half(v) : v);
+    return _mm256_add_ps(a, b);
 }
 
-ALWAYS __m256 load_state(const void *state, enum precision precision, size_t index)
+ALWAYS vector subtract(vector a, vector b)
 {
-    return precision == PRECISION_F16 ? widen((const uint16_t *)state + index)
-                                      : _mm256_loadu_ps((const float *)state + index);
+    return _mm256_sub_ps(a, b);
 }
 
-// --- sums
-
-ALWAYS __m256 sum_step(__m256 v, enum precision sum)
+ALWAYS vector multiply(vector a, vector b)
 {
-    return sum == PRECISION_F16 ? through_half(v) : v;
+    return _mm256_mul_ps(a, b);
 }
 
-ALWAYS __m128 sum_step4(__m128 v, enum precision sum)
+ALWAYS vector divide(vector a, vector b)
 {
-    return sum == PRECISION_F16 ? _mm_cvtph_ps(_mm_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT)) : v;
+    return _mm256_div_ps(a, b);
 }
 
-// Lanes 8 i .. 8 i + 7 in lane[i]: the tree 16, 8, 4, 2, 1.
-ALWAYS float tree(const __m256 lane[4], enum precision sum)
+ALWAYS vector multiply_add(vector a, vector b, vector c)
 {
-    const __m256 low = sum_step(_mm256_add_ps(lane[0], lane[2]), sum),
-                 high = sum_step(_mm256_add_ps(lane[1], lane[3]), sum);
-    const __m256 eight = sum_step(_mm256_add_ps(low, high), sum);
-    const __m128 four = sum_step4(_mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1)), sum);
-    const __m128 two = sum_step4(_mm_add_ps(four, _mm_movehl_ps(four, four)), sum);
-    return _mm_cvtss_f32(sum_step4(_mm_add_ss(two, _mm_movehdup_ps(two)), sum));
+    return _mm256_fmadd_ps(a, b, c);
 }
 
-// 1 / sqrt(mean of squares + eps), eight times.
-ALWAYS __m256 inverse_rms(const float *x, uint32_t n, float eps)
+ALWAYS vector negate(vector v)
 {
-    __m256 squares[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
-    for (uint32_t k = 0; k < n; k += 8) { // +0 past the end: fma(0, 0, a sum of squares) changes nothing
-        const __m256 v = load(x + k, n - k);
-        squares[k / 8 % 4] = _mm256_fmadd_ps(v, v, squares[k / 8 % 4]);
-    }
-    const float mean = tree(squares, PRECISION_F32) / (float)n;
-    return _mm256_set1_ps(1.0f / sqrtf(mean + eps));
+    return -v; // which the compiler fuses into a multiply_add, as it does not an xor
 }
 
-// --- exp
-
-ALWAYS __m256 exp8(__m256 x)
+ALWAYS mask less(vector a, vector b)
 {
-    const __m256 n =
-        _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269502f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m256 r = _mm256_fmadd_ps(n, _mm256_set1_ps(-0.693145752f), x);
-    r = _mm256_fmadd_ps(n, _mm256_set1_ps(-1.42860677e-6f), r);
-    __m256 p = _mm256_set1_ps(1.98412698e-4f);
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.38888889e-3f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(8.33333333e-3f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(4.16666667e-2f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.66666667e-1f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.5f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
-    const __m256i power = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
-    __m256 e = _mm256_mul_ps(p, _mm256_castsi256_ps(power)); // of no use outside [-87, 88]: replaced below
-    e = _mm256_blendv_ps(e, _mm256_setzero_ps(), _mm256_cmp_ps(x, _mm256_set1_ps(-87.0f), _CMP_LT_OQ));
-    e = _mm256_blendv_ps(e, _mm256_set1_ps(INFINITY), _mm256_cmp_ps(x, _mm256_set1_ps(88.0f), _CMP_GT_OQ));
-    return _mm256_blendv_ps(e, x, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+    return _mm256_cmp_ps(a, b, _CMP_LT_OQ);
 }
 
-ALWAYS __m256 sigmoid8(__m256 x)
+ALWAYS mask is_number(vector v)
 {
-    const __m256 one = _mm256_set1_ps(1), minus = _mm256_set1_ps(-0.0f);
-    return _mm256_div_ps(one, _mm256_add_ps(one, exp8(_mm256_xor_ps(x, minus))));
+    return _mm256_cmp_ps(v, v, _CMP_ORD_Q);
 }
+
+ALWAYS bool any_nan(vector v)
+{
+    return _mm256_movemask_ps(_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
+}
+
+ALWAYS vector choose(mask where, vector v, vector otherwise)
+{
+    return _mm256_blendv_ps(otherwise, v, where);
+}
+
+ALWAYS vector larger(vector a, vector b)
+{
+    return _mm256_max_ps(b, a); // the second one if either is a NaN
+}
+
+ALWAYS float largest(vector v)
+{
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+ALWAYS vector nearest(vector v)
+{
+    return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+ALWAYS vector power_of_two(vector n)
+{
+    const __m256i exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(exponent, 23));
+}
+
+ALWAYS vector upper_lanes(vector v, int n)
+{
+    if (n == 4)
+        return _mm256_castps128_ps256(_mm256_extractf128_ps(v, 1));
+    return n == 2 ? _mm256_permute_ps(v, 0xEE) : _mm256_movehdup_ps(v);
+}
+
+ALWAYS float first_lane(vector v)
+{
+    return _mm256_cvtss_f32(v);
+}
+
+#include "runtime/kernels_vector.inc"
 
 #endif

@@ -28,7 +28,7 @@ ALWAYS void read_key(const struct weight *weight, enum weight_format format, siz
         const size_t entries = format == WEIGHT_K8 ? 256 : 16;
         const uint16_t *book = weight->lut + row / WEIGHT_BOOK_ROWS * entries;
         for (size_t i = 0; i < entries; i += 8)
-            _mm256_store_ps(key->book + i, widen(book + i));
+            _mm256_store_ps(key->book + i, load_halves(book + i));
     }
 }
 

@@ -1,10 +1,9 @@
-// kernels_neon: what the NEON files share: four floats at a time, the tree, exp, and the entries that do not lie in
+// kernels_neon: what the NEON files share: what kernels_vector.inc is made of, and the entries that do not lie in
 // kernels_neon.c. aarch64 only. fcvtn and fcvtl round and widen as half.h does, NaN payloads aside.
 #ifndef ASSAY_KERNELS_NEON_H
 #define ASSAY_KERNELS_NEON_H
 
 #include <arm_neon.h>
-#include <math.h>
 #include <string.h>
 
 #include "harness/base/floating.h"
@@ -22,121 +21,149 @@ void kernels_neon_linear(const struct weight *weight, const float *x, struct lin
 void kernels_neon_linear_expert(const struct weight *weight, struct linear_rule rule, const float *x, size_t first,
                                 size_t end, float *y);
 
-// struct kernels' entries of the delta net.
-void kernels_neon_rms_norm_gated(const float *o, const float *w, const float *z, uint32_t n, float eps, float *y);
-void kernels_neon_silu(const float *x, size_t n, float *y);
-void kernels_neon_l2_norm(const float *x, uint32_t n, float scale, enum precision chain, float *y);
-void kernels_neon_delta_step(const struct delta_state *state, const float *q, const float *k, const float *v,
-                             float beta, float g, float *out);
-
 // --- four floats at a time
 
-ALWAYS float32x4_t load(const float *x, size_t n) // at most 4; +0 past them
+typedef float32x4_t vector;
+typedef uint32x4_t mask; // all bits of a lane, or none
+enum { WIDTH = 4, REGISTERS = 32 / WIDTH };
+
+ALWAYS vector zero(void)
 {
-    if (n >= 4)
+    return vdupq_n_f32(0);
+}
+
+ALWAYS vector splat(float x)
+{
+    return vdupq_n_f32(x);
+}
+
+ALWAYS mask first_lanes(size_t n)
+{
+    static const uint32_t number[WIDTH] = {0, 1, 2, 3};
+    return vcltq_u32(vld1q_u32(number), vdupq_n_u32(n < WIDTH ? (uint32_t)n : WIDTH));
+}
+
+ALWAYS vector load(const float *x, size_t n)
+{
+    if (n >= WIDTH)
         return vld1q_f32(x);
-    float part[4] = {0};
+    float part[WIDTH] = {0};
     memcpy(part, x, n * sizeof *x);
     return vld1q_f32(part);
 }
 
-ALWAYS void store(float *y, size_t n, float32x4_t v)
+ALWAYS void store(float *y, size_t n, vector v)
 {
-    if (n >= 4) {
+    if (n >= WIDTH) {
         vst1q_f32(y, v);
         return;
     }
-    float part[4];
+    float part[WIDTH];
     vst1q_f32(part, v);
     memcpy(y, part, n * sizeof *y);
 }
 
-ALWAYS float32x4_t canonical(float32x4_t v)
-{
-    return vbslq_f32(vceqq_f32(v, v), v, vreinterpretq_f32_u32(vdupq_n_u32(FLOAT_NAN_BITS)));
-}
-
-ALWAYS float32x4_t widen(uint16x4_t halves)
+ALWAYS vector widen(uint16x4_t halves)
 {
     return vcvt_f32_f16(vreinterpret_f16_u16(halves));
 }
 
-ALWAYS float32x4_t through_half(float32x4_t v) // h(), NaN payloads aside
+ALWAYS vector load_halves(const uint16_t *halves)
+{
+    return widen(vld1_u16(halves));
+}
+
+ALWAYS void store_halves(uint16_t *halves, vector v)
+{
+    vst1_u16(halves, vreinterpret_u16_f16(vcvt_f16_f32(v)));
+}
+
+ALWAYS vector through_half(vector v)
 {
     return vcvt_f32_f16(vcvt_f16_f32(v));
 }
 
-ALWAYS float32x4_t round4(float32x4_t v, enum precision to)
+ALWAYS vector add(vector a, vector b)
 {
-    return canonical(to == PRECISION_F16 ? through_half(v) : v);
+    return vaddq_f32(a, b);
 }
 
-ALWAYS float32x4_t load_state(const void *state, enum precision precision, size_t index)
+ALWAYS vector subtract(vector a, vector b)
 {
-    return precision == PRECISION_F16 ? widen(vld1_u16((const uint16_t *)state + index))
-                                      : vld1q_f32((const float *)state + index);
+    return vsubq_f32(a, b);
 }
 
-// --- sums
-
-ALWAYS float32x4_t sum_step(float32x4_t v, enum precision sum)
+ALWAYS vector multiply(vector a, vector b)
 {
-    return sum == PRECISION_F16 ? through_half(v) : v;
+    return vmulq_f32(a, b);
 }
 
-// Lanes 4 i .. 4 i + 3 in lane[i]: the tree 16, 8, 4, 2, 1.
-ALWAYS float tree(const float32x4_t lane[8], enum precision sum)
+ALWAYS vector divide(vector a, vector b)
 {
-    float32x4_t half[4];
-    for (int i = 0; i < 4; i++)
-        half[i] = sum_step(vaddq_f32(lane[i], lane[i + 4]), sum);
-    const float32x4_t low = sum_step(vaddq_f32(half[0], half[2]), sum),
-                      high = sum_step(vaddq_f32(half[1], half[3]), sum);
-    const float32x4_t four = sum_step(vaddq_f32(low, high), sum);
-    const float32x4_t two = sum_step(vaddq_f32(four, vextq_f32(four, four, 2)), sum);
-    return vgetq_lane_f32(sum_step(vaddq_f32(two, vdupq_laneq_f32(two, 1)), sum), 0);
+    return vdivq_f32(a, b);
 }
 
-// 1 / sqrt(mean of squares + eps), four times.
-ALWAYS float32x4_t inverse_rms(const float *x, uint32_t n, float eps)
+ALWAYS vector multiply_add(vector a, vector b, vector c)
 {
-    float32x4_t squares[8];
-    for (int i = 0; i < 8; i++)
-        squares[i] = vdupq_n_f32(0);
-    for (uint32_t k = 0; k < n; k += 4) { // +0 past the end: fma(0, 0, a sum of squares) changes nothing
-        const float32x4_t v = load(x + k, n - k);
-        squares[k / 4 % 8] = vfmaq_f32(squares[k / 4 % 8], v, v);
-    }
-    const float mean = tree(squares, PRECISION_F32) / (float)n;
-    return vdupq_n_f32(1.0f / sqrtf(mean + eps));
+    return vfmaq_f32(c, a, b);
 }
 
-// --- exp
-
-ALWAYS float32x4_t exp4(float32x4_t x)
+ALWAYS vector negate(vector v)
 {
-    const float32x4_t n = vrndnq_f32(vmulq_f32(x, vdupq_n_f32(1.44269502f)));
-    float32x4_t r = vfmaq_f32(x, n, vdupq_n_f32(-0.693145752f));
-    r = vfmaq_f32(r, n, vdupq_n_f32(-1.42860677e-6f));
-    float32x4_t p = vdupq_n_f32(1.98412698e-4f);
-    p = vfmaq_f32(vdupq_n_f32(1.38888889e-3f), p, r);
-    p = vfmaq_f32(vdupq_n_f32(8.33333333e-3f), p, r);
-    p = vfmaq_f32(vdupq_n_f32(4.16666667e-2f), p, r);
-    p = vfmaq_f32(vdupq_n_f32(1.66666667e-1f), p, r);
-    p = vfmaq_f32(vdupq_n_f32(0.5f), p, r);
-    p = vfmaq_f32(vdupq_n_f32(1.0f), p, r);
-    p = vfmaq_f32(vdupq_n_f32(1.0f), p, r);
-    const uint32x4_t power = vaddq_u32(vreinterpretq_u32_s32(vcvtq_s32_f32(n)), vdupq_n_u32(127)); // saturates
-    float32x4_t e = vmulq_f32(p, vreinterpretq_f32_u32(vshlq_n_u32(power, 23))); // outside [-87, 88]: replaced below
-    e = vbslq_f32(vcltq_f32(x, vdupq_n_f32(-87.0f)), vdupq_n_f32(0), e);
-    e = vbslq_f32(vcgtq_f32(x, vdupq_n_f32(88.0f)), vdupq_n_f32(INFINITY), e);
-    return vbslq_f32(vceqq_f32(x, x), e, x);
+    return vnegq_f32(v);
 }
 
-ALWAYS float32x4_t sigmoid4(float32x4_t x)
+ALWAYS mask less(vector a, vector b)
 {
-    const float32x4_t one = vdupq_n_f32(1);
-    return vdivq_f32(one, vaddq_f32(one, exp4(vnegq_f32(x))));
+    return vcltq_f32(a, b);
 }
+
+ALWAYS mask is_number(vector v)
+{
+    return vceqq_f32(v, v);
+}
+
+ALWAYS bool any_nan(vector v)
+{
+    return vminvq_u32(vceqq_f32(v, v)) == 0;
+}
+
+ALWAYS vector choose(mask where, vector v, vector otherwise)
+{
+    return vbslq_f32(where, v, otherwise);
+}
+
+ALWAYS vector larger(vector a, vector b)
+{
+    return vbslq_f32(vcgtq_f32(b, a), b, a);
+}
+
+ALWAYS float largest(vector v)
+{
+    return vmaxvq_f32(v);
+}
+
+ALWAYS vector nearest(vector v)
+{
+    return vrndnq_f32(v);
+}
+
+ALWAYS vector power_of_two(vector n)
+{
+    const uint32x4_t exponent = vaddq_u32(vreinterpretq_u32_s32(vcvtq_s32_f32(n)), vdupq_n_u32(127)); // saturates
+    return vreinterpretq_f32_u32(vshlq_n_u32(exponent, 23));
+}
+
+ALWAYS vector upper_lanes(vector v, int n)
+{
+    return n == 2 ? vextq_f32(v, v, 2) : vdupq_laneq_f32(v, 1);
+}
+
+ALWAYS float first_lane(vector v)
+{
+    return vgetq_lane_f32(v, 0);
+}
+
+#include "runtime/kernels_vector.inc"
 
 #endif

@@ -6,7 +6,7 @@
 
 #include "runtime/kernels_neon.h"
 
-enum { GROUP = 32, REGISTERS = 8 }; // 4 lanes of 8 inputs; 32 lanes
+enum { GROUP = 32 }; // 4 lanes of 8 inputs
 
 void kernels_neon_arrange(const float *x, uint32_t n, float *arranged)
 {

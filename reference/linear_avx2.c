@@ -1,25 +1,7 @@
 // AVX2, FMA, F16C: 32 lanes are four registers of eight. Bits as linear.c.
-#include <immintrin.h>
+#include "reference/linear_vector.h"
 
-#include "reference/linear_kernels.h"
-
-enum { WIDTH = 8, REGISTERS = LINEAR_LANES / WIDTH, ROWS = 3, AHEAD = 3072 }; // as many rows as the registers hold
-typedef __m256 vector;
-
-LINEAR_INLINE vector zero(void)
-{
-    return _mm256_setzero_ps();
-}
-
-LINEAR_INLINE vector load(const float *from)
-{
-    return _mm256_loadu_ps(from);
-}
-
-LINEAR_INLINE vector multiply_add(vector a, vector b, vector c)
-{
-    return _mm256_fmadd_ps(a, b, c);
-}
+enum { REGISTERS = LINEAR_LANES / WIDTH, ROWS = 3, AHEAD = 3072 }; // as many rows as the registers hold
 
 LINEAR_INLINE void widen_f32(struct linear_row row, size_t block, size_t scale, vector w[REGISTERS])
 {

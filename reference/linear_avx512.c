@@ -1,25 +1,7 @@
 // AVX-512 (F, BW, VL, DQ): 32 lanes are two registers of sixteen. Bits as linear.c.
-#include <immintrin.h>
+#include "reference/linear_vector.h"
 
-#include "reference/linear_kernels.h"
-
-enum { WIDTH = 16, REGISTERS = LINEAR_LANES / WIDTH, ROWS = 8, AHEAD = 2048 };
-typedef __m512 vector;
-
-LINEAR_INLINE vector zero(void)
-{
-    return _mm512_setzero_ps();
-}
-
-LINEAR_INLINE vector load(const float *from)
-{
-    return _mm512_loadu_ps(from);
-}
-
-LINEAR_INLINE vector multiply_add(vector a, vector b, vector c)
-{
-    return _mm512_fmadd_ps(a, b, c);
-}
+enum { REGISTERS = LINEAR_LANES / WIDTH, ROWS = 8, AHEAD = 2048 };
 
 LINEAR_INLINE void widen_f32(struct linear_row row, size_t block, size_t scale, vector w[REGISTERS])
 {

@@ -1,25 +1,7 @@
 // NEON of aarch64: 32 lanes are eight registers of four. Bits as linear.c.
-#include <arm_neon.h>
+#include "reference/linear_vector.h"
 
-#include "reference/linear_kernels.h"
-
-enum { WIDTH = 4, REGISTERS = LINEAR_LANES / WIDTH, ROWS = 1, AHEAD = 2048 }; // rows at a time: not measured here
-typedef float32x4_t vector;
-
-LINEAR_INLINE vector zero(void)
-{
-    return vdupq_n_f32(0);
-}
-
-LINEAR_INLINE vector load(const float *from)
-{
-    return vld1q_f32(from);
-}
-
-LINEAR_INLINE vector multiply_add(vector a, vector b, vector c)
-{
-    return vfmaq_f32(c, a, b);
-}
+enum { REGISTERS = LINEAR_LANES / WIDTH, ROWS = 1, AHEAD = 2048 }; // rows at a time: not measured here
 
 LINEAR_INLINE void widen_f32(struct linear_row row, size_t block, size_t scale, vector w[REGISTERS])
 {

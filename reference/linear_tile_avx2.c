@@ -1,33 +1,9 @@
 // AVX2, FMA, F16C: tiles of 3 rows by 4 tokens or 6 by 2, 8 lanes at a time: 12 accumulators. Bits as linear_tile.c.
-#include <immintrin.h>
 #include <string.h>
 
-#include "reference/linear.h"
-#include "reference/linear_kernels.h"
-#include "reference/linear_tile.h"
+#include "reference/linear_vector.h"
 
-enum { WIDTH = 8, ACCUMULATORS = 12, TOKENS = 4, NEAR = 24 << 10 }; // of the 32 KiB of most
-typedef __m256 vector;
-
-LINEAR_INLINE vector zero(void)
-{
-    return _mm256_setzero_ps();
-}
-
-LINEAR_INLINE vector load(const float *from)
-{
-    return _mm256_load_ps(from);
-}
-
-LINEAR_INLINE void store(float *to, vector v)
-{
-    _mm256_store_ps(to, v);
-}
-
-LINEAR_INLINE vector multiply_add(vector a, vector b, vector c)
-{
-    return _mm256_fmadd_ps(a, b, c);
-}
+enum { ACCUMULATORS = 12, TOKENS = 4, NEAR = 24 << 10 }; // of the 32 KiB of most
 
 LINEAR_INLINE vector widen_f32(struct linear_row row, size_t block, size_t part, size_t scale)
 {

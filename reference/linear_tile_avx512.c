@@ -1,34 +1,10 @@
 // AVX-512 (F, BW, VL, DQ): tiles of 3 rows by 8 tokens, 6 by 4 or 6 by 2, 16 lanes at a time: 24 accumulators, or 12.
 // Bits as linear_tile.c.
-#include <immintrin.h>
 #include <string.h>
 
-#include "reference/linear.h"
-#include "reference/linear_kernels.h"
-#include "reference/linear_tile.h"
+#include "reference/linear_vector.h"
 
-enum { WIDTH = 16, ACCUMULATORS = 24, TOKENS = 8, NEAR = 24 << 10 }; // of the 32 KiB of most
-typedef __m512 vector;
-
-LINEAR_INLINE vector zero(void)
-{
-    return _mm512_setzero_ps();
-}
-
-LINEAR_INLINE vector load(const float *from)
-{
-    return _mm512_load_ps(from);
-}
-
-LINEAR_INLINE void store(float *to, vector v)
-{
-    _mm512_store_ps(to, v);
-}
-
-LINEAR_INLINE vector multiply_add(vector a, vector b, vector c)
-{
-    return _mm512_fmadd_ps(a, b, c);
-}
+enum { ACCUMULATORS = 24, TOKENS = 8, NEAR = 24 << 10 }; // of the 32 KiB of most
 
 LINEAR_INLINE vector widen_f32(struct linear_row row, size_t block, size_t part, size_t scale)
 {

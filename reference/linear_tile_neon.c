@@ -1,34 +1,10 @@
 // NEON of aarch64: tiles of 3 rows by 8 tokens, 6 by 4 or 6 by 2, 4 lanes at a time: 24 accumulators, or 12.
 // Bits as linear_tile.c.
-#include <arm_neon.h>
 #include <string.h>
 
-#include "reference/linear.h"
-#include "reference/linear_kernels.h"
-#include "reference/linear_tile.h"
+#include "reference/linear_vector.h"
 
-enum { WIDTH = 4, ACCUMULATORS = 24, TOKENS = 8, NEAR = 48 << 10 }; // of the 64 KiB of Neoverse, 128 of Apple's cores
-typedef float32x4_t vector;
-
-LINEAR_INLINE vector zero(void)
-{
-    return vdupq_n_f32(0);
-}
-
-LINEAR_INLINE vector load(const float *from)
-{
-    return vld1q_f32(from);
-}
-
-LINEAR_INLINE void store(float *to, vector v)
-{
-    vst1q_f32(to, v);
-}
-
-LINEAR_INLINE vector multiply_add(vector a, vector b, vector c)
-{
-    return vfmaq_f32(c, a, b);
-}
+enum { ACCUMULATORS = 24, TOKENS = 8, NEAR = 48 << 10 }; // of the 64 KiB of Neoverse, 128 of Apple's cores
 
 LINEAR_INLINE vector widen_f32(struct linear_row row, size_t block, size_t part, size_t scale)
 {

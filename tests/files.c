@@ -252,8 +252,14 @@ Test(files, a_scratch_directory_goes_with_all_it_holds_but_not_what_links_point_
     arena_close(&own);
 }
 
-static void be_stopped(int ready, const char *target)
+// `ignored`: the signal that the caller ignores, as nohup does, 0 for none; whatever this test's own caller ignores.
+static void be_stopped(int ready, const char *target, int ignored)
 {
+    signal(SIGINT, SIG_DFL);
+    signal(SIGTERM, SIG_DFL);
+    signal(SIGHUP, SIG_DFL);
+    if (ignored)
+        signal(ignored, SIG_IGN);
     struct output *output;
     struct arena own = {0};
     char *scratch = NULL;
@@ -281,7 +287,7 @@ Test(files, a_signal_removes_what_is_unfinished_and_says_how_to_repeat)
         if (!child) {
             dup2(spoken[1], STDERR_FILENO);
             close(spoken[1]);
-            be_stopped(ready[1], in("report"));
+            be_stopped(ready[1], in("report"), 0);
         }
         close(ready[1]);
         close(spoken[1]);
@@ -304,6 +310,24 @@ Test(files, a_signal_removes_what_is_unfinished_and_says_how_to_repeat)
         close(ready[0]);
         close(spoken[0]);
     }
+}
+
+Test(files, a_signal_that_the_caller_ignores_ends_nothing)
+{
+    int ready[2];
+    char scratch[256] = "";
+    cr_assert_eq(pipe(ready), 0);
+    const pid_t child = fork();
+    if (!child)
+        be_stopped(ready[1], in("report"), SIGHUP);
+    close(ready[1]);
+    cr_assert_gt(read(ready[0], scratch, sizeof scratch - 1), 0);
+    kill(child, SIGHUP);
+    kill(child, SIGTERM); // the lower number would be taken first
+    int status;
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    cr_expect(WIFEXITED(status) && WEXITSTATUS(status) == 128 + SIGTERM, "status %d", status);
+    close(ready[0]);
 }
 
 // A hole of a terabyte is refused for its size before anything is mapped or reserved for it.

@@ -89,7 +89,7 @@ bool check_settled(const struct check *check);
 
 // `bytes` that end where the page ends: reading one byte further is a fault. One block for each number, its contents
 // undefined.
-enum { CHECK_FENCES = 8, CHECK_FENCED = 1 << 20 };
+enum { CHECK_FENCES = 8, CHECK_FENCED = 1 << 22 };
 void *check_fenced(unsigned number, size_t bytes);
 
 // Poisoned room for n <= CHECK_LONGEST floats with guards around; each call gives the same place.
